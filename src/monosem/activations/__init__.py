@@ -1,0 +1,11 @@
+"""Activations for training: live from a model or from a store on disk, excluded by one rule, shuffled, resumable."""
+
+from monosem.activations.exclusion import Exclusion
+from monosem.activations.live import Live, calibrate
+from monosem.activations.store import Store, record, store_bytes, store_folder, store_identity
+from monosem.activations.stream import Rows, Source, Stream
+
+__all__ = [
+    "Exclusion", "Live", "Rows", "Source", "Store", "Stream",
+    "calibrate", "record", "store_bytes", "store_folder", "store_identity",
+]

@@ -1,0 +1,57 @@
+"""Which tokens are left out of training and evaluation: one rule, stored with every autoencoder.
+
+The first position of a window and a few others carry norms hundreds of times the usual one; a single such token
+outweighs all others in any variance, so figures that include them mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from monosem.shapes import InputError, Site
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Leave out the first positions of a window, special tokens, and norms above a site's limit."""
+
+    first: int = 1
+    special: bool = True
+    ratio: float = 10.0
+    max_norm: Mapping[str, float] = field(default_factory=dict)
+
+    def mask(
+        self, special: Bool[Tensor, "W T"], acts: Mapping[Site, Float[Tensor, "W T D"]]
+    ) -> Bool[Tensor, "W T"]:
+        """True where a token is left out: by position, by kind, or by its norm at any of the sites."""
+        out = special.clone() if self.special else torch.zeros_like(special)
+        out[:, : self.first] = True
+        for site, act in acts.items():
+            limit = self.max_norm.get(str(site))
+            if limit is not None:
+                out = out | (act.float().norm(dim=-1) > limit).to(out.device)
+        return out
+
+    def calibrated(self, special: Bool[Tensor, "W T"], acts: Mapping[Site, Float[Tensor, "W T D"]]) -> Exclusion:
+        """The same rule with each site's limit: `ratio` times the median norm of the tokens kept so far."""
+        keep = ~Exclusion(self.first, self.special).mask(special, {})
+        if not keep.any():
+            raise InputError(f"no token is left of {keep.numel()}: windows need more than {self.first} ordinary tokens")
+        limits = {str(site): self.ratio * float(act.float().norm(dim=-1)[keep].median()) for site, act in acts.items()}
+        return Exclusion(self.first, self.special, self.ratio, {**self.max_norm, **limits})
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able; `Exclusion(**describe())` gives the rule back."""
+        return asdict(self) | {"max_norm": dict(self.max_norm)}
+
+    def __str__(self) -> str:
+        parts = [f"the first {self.first} position(s) of a window"] * bool(self.first)
+        parts += ["special tokens"] * self.special
+        parts += [f"norms above {limit:,.0f} at {site} ({self.ratio:g} × the median)" for site, limit in self.max_norm.items()]
+        return "excluded: " + ", ".join(parts)

@@ -1,0 +1,186 @@
+"""Activations on disk: a content-addressed folder of memory-mapped shards with their tokens, and a checksum for each.
+
+A shard is a raw array [windows, T, D] in C order, one file a site. It is written whole or not at all, so recording
+continues where it stopped. The folder's name is a digest of everything that decides its values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from monosem.activations.exclusion import Exclusion
+from monosem.activations.live import calibrate, kept
+from monosem.activations.stream import Rows
+from monosem.disk import cache_folder, digest, lock, read_json, sha256, whole_file, write_json
+from monosem.lm import LanguageModel
+from monosem.progress import progress
+from monosem.shapes import InputError, Site
+from monosem.text import Windows
+
+FORMAT, VERSION = "monosem.activations", 1
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHARD_WINDOWS = 256
+
+
+def store_identity(lm: LanguageModel, windows: Windows, sites: list[Site], dtype: str) -> dict[str, Any]:
+    """Everything that decides the values of a store, except how many windows it holds."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": lm.identity(),
+        "text": windows.identity,
+        "sites": [str(site) for site in sites],
+        "widths": [lm.width(site) for site in sites],
+        "dtype": dtype,
+    }
+
+
+def store_folder(identity: dict[str, Any]) -> Path:
+    """Where a store of this identity lives in the cache."""
+    return cache_folder() / "activations" / digest(identity)
+
+
+def store_bytes(identity: dict[str, Any], n_windows: int) -> int:
+    """What recording takes on disk."""
+    size = DTYPES[identity["dtype"]].itemsize
+    return n_windows * identity["text"]["length"] * sum(identity["widths"]) * size
+
+
+def record(
+    lm: LanguageModel,
+    windows: Windows,
+    sites: list[Site],
+    *,
+    n_windows: int | None = None,
+    dtype: str | None = None,
+    folder: Path | None = None,
+    batch: int = 8,
+) -> Store:
+    """Record the first `n_windows` windows at the sites; what is already there is kept and checked.
+
+    Raises `InputError` if the folder holds activations of another model, text, site or precision.
+    """
+    dtype = dtype or str(lm.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise InputError(f"activations cannot be stored as {dtype!r}: choose one of {', '.join(DTYPES)}")
+    identity = store_identity(lm, windows, sites, dtype)
+    folder = folder or store_folder(identity)
+    wanted = len(windows.tokens) if n_windows is None else min(n_windows, len(windows.tokens))
+    with lock(folder):
+        _claim(folder, identity)
+        if not (folder / "windows.safetensors").exists():
+            with whole_file(folder / "windows.safetensors") as temporary:
+                save_file({"tokens": windows.tokens, "documents": windows.documents, "special": windows.special}, temporary)
+        if not (folder / "exclusion.json").exists():
+            write_json(folder / "exclusion.json", calibrate(lm, windows, sites, Exclusion()).describe())
+        _record_shards(lm, windows, sites, folder, DTYPES[dtype], wanted, batch)
+    return Store(folder, wanted)
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    path = folder / "identity.json"
+    if not path.exists():
+        write_json(path, identity)
+        return
+    for key, found in read_json(path).items():
+        if found != identity[key]:
+            raise InputError(f"{folder} holds activations with {key} {found}, asked for {identity[key]}: choose another folder")
+
+
+def _record_shards(
+    lm: LanguageModel, windows: Windows, sites: list[Site], folder: Path, dtype: torch.dtype, wanted: int, batch: int
+) -> None:
+    starts = range(0, wanted, SHARD_WINDOWS)
+    length = windows.tokens.shape[1]
+    missing = [start for start in starts if _recorded(folder, start) < min(SHARD_WINDOWS, wanted - start)]
+    if not missing:
+        return
+    total = sum(min(SHARD_WINDOWS, wanted - start) for start in missing) * length
+    with progress(f"recording {', '.join(map(str, sites))} ({lm.dtype})".replace("torch.", ""), total, "tok") as bar:
+        for start in missing:
+            stop = min(start + SHARD_WINDOWS, wanted)
+            shard = {site: torch.empty(stop - start, length, lm.width(site), dtype=dtype) for site in sites}
+            for at in range(start, stop, batch):
+                which = torch.arange(at, at + batch).clamp_max(stop - 1)
+                acts = lm.capture(windows.tokens[which], sites)
+                count = min(batch, stop - at)
+                for site in sites:
+                    shard[site][at - start : at - start + count] = acts[site][:count]
+                bar.advance(count * length)
+            _write_shard(folder, start, shard)
+
+
+def _write_shard(folder: Path, start: int, shard: dict[Site, Tensor]) -> None:
+    checksums = {}
+    for site, array in shard.items():
+        path = _shard_path(folder, start, site)
+        with whole_file(path) as temporary:
+            _bytes(array).tofile(temporary)
+            checksums[str(site)] = sha256(temporary)
+    windows = len(next(iter(shard.values())))
+    write_json(folder / f"{start:08}.json", {"windows": windows, "sha256": checksums})
+
+
+def _bytes(array: Tensor) -> np.ndarray:
+    return array.view(torch.int16 if array.dtype.itemsize == 2 else torch.int32).numpy()
+
+
+def _shard_path(folder: Path, start: int, site: Site | str) -> Path:
+    return folder / f"{start:08}.{site}.bin"
+
+
+def _recorded(folder: Path, start: int) -> int:
+    note = folder / f"{start:08}.json"
+    return read_json(note)["windows"] if note.exists() else 0
+
+
+class Store:
+    """A source of activations on disk. Each shard's checksum is verified when it is first read."""
+
+    def __init__(self, folder: str | Path, n_windows: int | None = None, exclusion: Exclusion | None = None) -> None:
+        self.folder = Path(folder)
+        self.identity = read_json(self.folder / "identity.json")
+        if self.identity.get("format") != FORMAT or self.identity.get("version") != VERSION:
+            raise InputError(f"{self.folder} is not a store of activations of {FORMAT} version {VERSION}")
+        self.sites = tuple(Site.parse(site) for site in self.identity["sites"])
+        self.exclusion = exclusion or Exclusion(**read_json(self.folder / "exclusion.json"))
+        recorded = sum(read_json(note)["windows"] for note in self.folder.glob("[0-9]*.json"))
+        self.n_windows = recorded if n_windows is None else n_windows
+        if not 1 <= self.n_windows <= recorded:
+            raise InputError(f"{self.folder} holds {recorded} windows, asked for {self.n_windows}: record more")
+        text = load_file(self.folder / "windows.safetensors")
+        self.windows = Windows(text["tokens"], text["documents"], text["special"], self.identity["text"])
+        self._maps: dict[tuple[int, Site], Tensor] = {}
+
+    def acts(self, windows: Int[np.ndarray, "W"], site: Site) -> Float[Tensor, "W T D"]:
+        """Activations of whole windows, excluded tokens included."""
+        shards, places = np.divmod(windows, SHARD_WINDOWS)
+        return torch.stack([self._shard(int(shard), site)[place] for shard, place in zip(shards, places, strict=True)])
+
+    def rows(self, windows: Int[np.ndarray, "W"]) -> Rows:
+        acts = {site: self.acts(windows, site) for site in self.sites}
+        which = torch.from_numpy(windows)
+        return kept(acts, which, self.exclusion.mask(self.windows.special[which], acts))
+
+    def _shard(self, number: int, site: Site) -> Tensor:
+        if (number, site) not in self._maps:
+            self._maps[number, site] = self._open(number * SHARD_WINDOWS, site)
+        return self._maps[number, site]
+
+    def _open(self, start: int, site: Site) -> Tensor:
+        path, note = _shard_path(self.folder, start, site), read_json(self.folder / f"{start:08}.json")
+        width = self.identity["widths"][self.sites.index(site)]
+        dtype = DTYPES[self.identity["dtype"]]
+        shape = (note["windows"], self.identity["text"]["length"], width)
+        if not path.exists() or path.stat().st_size != np.prod(shape) * dtype.itemsize or sha256(path) != note["sha256"][str(site)]:
+            raise InputError(f"{path} is missing, truncated or altered: delete {start:08}.json beside it and record again")
+        # Copy-on-write: torch wants writable memory, and no write may ever reach the file.
+        raw = np.memmap(path, np.int16 if dtype.itemsize == 2 else np.int32, "c", shape=shape)
+        return torch.from_numpy(raw).view(dtype)

@@ -1,0 +1,140 @@
+"""The sparse autoencoder: an encoder, a rule and a decoder, in an activation space that is written down."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monosem.sae.encoder import DenseEncoder
+from monosem.sae.function import decode
+from monosem.sae.rule import JumpReLU, Rule
+from monosem.shapes import InputError
+from monosem.shapes.codes import Codes
+
+
+class SAE(nn.Module):
+    """x̂ = decode(codes(x)); inputs and outputs are raw activations [..., D], codes live in the scaled space.
+
+    Inside, activations are multiplied by `scale`; magnitudes of codes and thresholds are in those units
+    (`fold` changes them). With `subtract_b_dec` the encoder sees scale·x − b_dec. `info` says where the
+    autoencoder belongs: model, sites, excluded positions, training.
+    """
+
+    def __init__(
+        self,
+        encoder: DenseEncoder,
+        rule: Rule,
+        *,
+        d_out: int | None = None,
+        scale: float = 1.0,
+        subtract_b_dec: bool = True,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.rule = encoder, rule
+        self.d_in, self.d_out = encoder.d_in, d_out or encoder.d_in
+        if subtract_b_dec and self.d_out != self.d_in:
+            raise InputError(f"subtract_b_dec needs equal widths, d_in is {self.d_in} and d_out {self.d_out}: switch it off")
+        self.scale, self.subtract_b_dec, self.info = float(scale), subtract_b_dec, info or {}
+        self.W_dec = nn.Parameter(torch.zeros(encoder.n_latents, self.d_out))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+
+    @property
+    def n_latents(self) -> int:
+        return self.encoder.n_latents
+
+    @property
+    def d_sae(self) -> int:
+        """The field's other name for `n_latents`."""
+        return self.n_latents
+
+    @property
+    def W_enc(self) -> Float[Tensor, "D F"]:
+        """A view of the encoder's rows as columns."""
+        return self.encoder.weight.T
+
+    @property
+    def b_enc(self) -> Float[Tensor, "F"]:
+        return self.encoder.bias
+
+    @property
+    def space(self) -> str:
+        """`raw`, or `scaled` when codes are in units of scale·x."""
+        return "raw" if self.scale == 1 else "scaled"
+
+    @property
+    def centre(self) -> Tensor | None:
+        """What the encoder subtracts from its scaled input."""
+        return self.b_dec if self.subtract_b_dec else None
+
+    def pre_acts(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
+        """Dense pre-activations: the oracle that selection agrees with."""
+        return self.encoder.pre_acts(self._flat(x), self.centre).reshape(*x.shape[:-1], self.n_latents)
+
+    def codes(self, x: Float[Tensor, "*B D"]) -> Codes:
+        """Sparse activations; token b is the b-th of x flattened to [B, D]."""
+        codes = self.encoder.select(self._flat(x), self.rule, self.centre)
+        return Codes(codes.values, codes.indices, codes.n_latents, codes.offsets, tuple(x.shape[:-1]))
+
+    def encode(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B F"]:
+        """Dense activations."""
+        return self.codes(x).dense()
+
+    def decode(self, codes: Codes | Float[Tensor, "*B F"]) -> Float[Tensor, "*B D"]:
+        """Raw reconstruction from sparse or dense activations."""
+        if isinstance(codes, Codes):
+            out, leading = decode(codes, self.W_dec), codes.leading or (codes.rows,)
+        else:
+            out, leading = codes.reshape(-1, self.n_latents) @ self.W_dec, codes.shape[:-1]
+        return ((out + self.b_dec) / self.scale).reshape(*leading, self.d_out)
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        return self.decode(self.codes(x))
+
+    def _flat(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.d_in:
+            raise InputError(
+                f"activations of width {x.shape[-1]} were given to an autoencoder of d_in {self.d_in}: "
+                f"use those of {self.info.get('site', 'the site it was trained on')}"
+            )
+        return x.reshape(-1, self.d_in).to(self.W_dec.dtype) * self.scale
+
+    @torch.no_grad()
+    def initialise(self, x: Float[Tensor, "B D"], generator: torch.Generator) -> None:
+        """Scale so that E‖scale·x‖² = d_in; b_dec at the mean; random unit decoder rows and their transpose."""
+        x = x.float()
+        self.scale = math.sqrt(self.d_in / x.square().sum(1).mean().item())
+        self.b_dec.copy_(x.mean(0) * self.scale)
+        rows = torch.randn(self.W_dec.shape, generator=generator)
+        self.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
+        self.encoder.initialise(self.W_dec)
+
+    @torch.no_grad()
+    def fold(self, units: Literal["scaled", "raw"] = "scaled") -> SAE:
+        """The same function with scale 1, equal to rounding.
+
+        `scaled` keeps every code as it is and gives decoder rows the norm 1/scale; `raw` divides codes by the scale
+        and keeps decoder rows at unit norm.
+        """
+        folded, s = copy.deepcopy(self), self.scale
+        folded.scale = 1.0
+        folded.b_dec.div_(s)
+        if units == "scaled":
+            folded.encoder.weight.mul_(s)
+            folded.W_dec.div_(s)
+            return folded
+        folded.encoder.bias.div_(s)
+        if isinstance(folded.rule, JumpReLU):
+            folded.rule.bandwidth /= s
+        for units_of_codes in (getattr(folded.rule, "threshold", None), getattr(folded.rule, "cut", None)):
+            if units_of_codes is not None:
+                units_of_codes.div_(s)
+        return folded
+
+    def extra_repr(self) -> str:
+        return f"d_in={self.d_in}, n_latents={self.n_latents}, scale={self.scale:.4g}, site={self.info.get('site')}"

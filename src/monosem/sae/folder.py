@@ -1,0 +1,121 @@
+"""An autoencoder on disk: `config.json` and `weights.safetensors`, bound by a checksum. No pickles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from monosem.disk import read_json, sha256, whole_folder, write_json
+from monosem.sae.autoencoder import SAE
+from monosem.sae.encoder import ENCODERS
+from monosem.sae.rule import RULES
+from monosem.shapes import InputError
+
+FORMAT, VERSION = "monosem.sae", 1
+_KEYS = {"format", "version", "d_in", "d_out", "groups", "scale", "space", "subtract_b_dec", "info", "sha256"}
+_GROUP_KEYS = {"encoder", "rule", "n_latents"}
+
+
+def describe(sae: SAE) -> dict[str, Any]:
+    """The configuration that rebuilds an autoencoder: constructor keywords of each axis."""
+    group = {
+        "n_latents": sae.n_latents,
+        "encoder": {"name": _name(ENCODERS, sae.encoder), **sae.encoder.config()},
+        "rule": {"name": _name(RULES, sae.rule), **sae.rule.config()},
+    }
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "d_in": sae.d_in,
+        "d_out": sae.d_out,
+        "groups": [group],
+        "scale": sae.scale,
+        "space": sae.space,
+        "subtract_b_dec": sae.subtract_b_dec,
+        "info": sae.info,
+    }
+
+
+def build(config: dict[str, Any]) -> SAE:
+    """An autoencoder with the parts a configuration names, its weights zero. Raises `InputError`."""
+    _check_keys(config, _KEYS, "configuration")
+    if config.get("format") != FORMAT or config.get("version") != VERSION:
+        raise InputError(f"format {config.get('format')!r} version {config.get('version')!r}: expected {FORMAT!r} {VERSION}")
+    if len(config["groups"]) != 1:
+        raise InputError(f"this autoencoder has {len(config['groups'])} groups, this version reads one")
+    (group,) = config["groups"]
+    _check_keys(group, _GROUP_KEYS, "group")
+    encoder = _part(ENCODERS, "encoder", group["encoder"], d_in=config["d_in"], n_latents=group["n_latents"])
+    rule = _part(RULES, "rule", group["rule"], n_latents=group["n_latents"])
+    return SAE(
+        encoder,
+        rule,
+        d_out=config["d_out"],
+        scale=config["scale"],
+        subtract_b_dec=config["subtract_b_dec"],
+        info=config["info"],
+    )
+
+
+def save(sae: SAE, folder: str | Path) -> Path:
+    """Write the folder whole or not at all; `load` gives back every bit."""
+    folder = Path(folder)
+    with whole_folder(folder) as temporary:
+        write_weights(sae, temporary / "weights.safetensors")
+        write_json(temporary / "config.json", {**describe(sae), "sha256": sha256(temporary / "weights.safetensors")})
+    return folder
+
+
+def write_weights(sae: SAE, path: Path) -> None:
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in sae.state_dict().items()}
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(28 if "No space" in str(error) else 5, str(error), str(path)) from error
+
+
+def load(folder: str | Path) -> SAE:
+    """Read an autoencoder, in evaluation mode on the CPU. Raises `InputError` for anything altered or unknown."""
+    folder = Path(folder)
+    if folder.suffix in {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}:
+        raise InputError(f"{folder} is a pickle, which can run code when opened: give a folder with config.json and weights.safetensors")
+    config = read_json(folder / "config.json")
+    weights = folder / "weights.safetensors"
+    if not weights.is_file():
+        raise InputError(f"{weights} does not exist: the folder is incomplete, copy it again")
+    if sha256(weights) != config.get("sha256"):
+        raise InputError(f"{weights} does not match the checksum in config.json: it is truncated or altered, restore it")
+    try:
+        sae = build(config)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / 'config.json'} is not a complete configuration ({error}): restore it") from None
+    tensors = load_file(weights)
+    expected = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        raise InputError(f"{weights} holds {found}, its configuration describes {expected}")
+    sae.load_state_dict(tensors)
+    return sae.eval()
+
+
+def _name(table: dict[str, type], part: object) -> str:
+    return next(name for name, kind in table.items() if type(part) is kind)
+
+
+def _part(table: dict[str, Any], axis: str, config: dict[str, Any], **sizes: int) -> Any:
+    options = dict(config)
+    name = options.pop("name", None)
+    if name not in table:
+        raise InputError(f"unknown {axis} {name!r}: this version knows {', '.join(table)}")
+    try:
+        return table[name](**sizes, **options)
+    except TypeError:
+        raise InputError(f"{axis} {name!r} does not take the keys {sorted(options)}") from None
+
+
+def _check_keys(config: dict[str, Any], known: set[str], what: str) -> None:
+    if unknown := set(config) - known:
+        raise InputError(f"unknown {what} key {sorted(unknown)[0]!r}: this version knows {', '.join(sorted(known))}")

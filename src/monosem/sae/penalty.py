@@ -1,0 +1,60 @@
+"""What keeps thresholded autoencoders sparse. One row of `PENALTIES` each."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monosem.sae.function import count_active
+from monosem.sae.rule import Rule
+from monosem.shapes import InputError
+from monosem.shapes.codes import Codes
+
+
+class NoPenalty(nn.Module):
+    """Rules with a fixed number of active latents need none."""
+
+    def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
+        return codes.values.new_zeros(())
+
+
+class L1(nn.Module):
+    """coefficient · mean_t Σ|f| / d_in: the weight is that of a loss summed over dimensions."""
+
+    def __init__(self, coefficient: float) -> None:
+        super().__init__()
+        self.coefficient = coefficient
+
+    def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
+        return self.coefficient / (d_in * codes.rows) * codes.values.abs().sum()
+
+
+class TargetL0(nn.Module):
+    """A penalty on L0 whose weight a proportional-integral controller sets so that L0 meets its target.
+
+    The weight is (integral + gain·excess)·unit with excess = L0/target − 1; the integral grows by rate·excess a
+    step and may become negative, which lowers thresholds. `unit` is θ²/d_in at the start: about what one latent at
+    its threshold removes from the loss.
+    """
+
+    def __init__(self, target: float, gain: float = 1.0, rate: float = 0.01) -> None:
+        super().__init__()
+        self.target, self.gain, self.rate = target, gain, rate
+        self.register_buffer("integral", torch.zeros(()))
+        self.register_buffer("unit", torch.zeros(()))
+
+    def initialise(self, threshold: Float[Tensor, "F"], d_in: int) -> None:
+        self.unit.copy_(threshold.detach().square().mean() / d_in)
+        self.integral.fill_(1.0)
+
+    def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
+        if rule.threshold is None or rule.bandwidth is None:
+            raise InputError("target_l0 needs a rule with thresholds, such as jumprelu")
+        l0 = count_active(codes, rule.threshold, rule.bandwidth)
+        excess = l0.detach() / self.target - 1
+        self.integral.add_(self.rate * excess)
+        return (self.integral + self.gain * excess) * self.unit * l0
+
+
+PENALTIES = {"none": NoPenalty, "l1": L1, "target_l0": TargetL0}

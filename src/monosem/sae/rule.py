@@ -1,0 +1,127 @@
+"""Rules say which latents of a token are active. One row of `RULES` each; constructor keywords are the configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monosem import kernels
+from monosem.kernels import Selected
+from monosem.shapes import InputError
+
+DENSE_ABOVE = 0.05
+"""Share of active latents above which dense matrix products are cheaper than sparse rows (docs/log.md)."""
+
+
+class Rule(nn.Module):
+    """What every rule offers. `n_latents` comes from the encoder, everything else from `config`."""
+
+    threshold: Tensor | None
+    bandwidth: float | None = None
+
+    def config(self) -> dict[str, Any]:
+        """Constructor keywords, without `n_latents`."""
+        raise NotImplementedError
+
+    def choose(self, pre: Float[Tensor, "B F"]) -> Selected:
+        """The entries kept, from pre-activations."""
+        raise NotImplementedError
+
+
+class TopK(Rule):
+    """The k largest positive latents of each token (arXiv 2406.04093)."""
+
+    def __init__(self, n_latents: int, k: int) -> None:
+        super().__init__()
+        self.k, self.threshold = _checked_k(k, n_latents), None
+
+    def config(self) -> dict[str, Any]:
+        return {"k": self.k}
+
+    def choose(self, pre: Tensor) -> Selected:
+        return kernels.topk(pre, self.k)
+
+
+class BatchTopK(Rule):
+    """The B·k largest latents of a training batch; afterwards one threshold for all (arXiv 2412.06410).
+
+    The threshold is a running mean of the smallest value each training batch keeps.
+    """
+
+    rate = 0.01
+
+    def __init__(self, n_latents: int, k: int) -> None:
+        super().__init__()
+        self.k = _checked_k(k, n_latents)
+        self.register_buffer("cut", torch.tensor(float("nan")))
+        self.threshold, self.n_latents = None, n_latents
+
+    def config(self) -> dict[str, Any]:
+        return {"k": self.k}
+
+    def choose(self, pre: Tensor) -> Selected:
+        if self.training:
+            selected = kernels.batch_topk(pre, self.k)
+            self._observe(selected.values)
+            return selected
+        if self.cut.isnan():
+            raise InputError("this BatchTopK autoencoder has no threshold: train it, or call .train() to select by batch")
+        return kernels.above(pre, self.cut.clamp_min(0).expand(self.n_latents))
+
+    def _observe(self, values: Tensor) -> None:
+        smallest = values.min() if len(values) else torch.zeros((), device=values.device)
+        self.cut.copy_(torch.where(self.cut.isnan(), smallest, torch.lerp(self.cut, smallest.float(), self.rate)))
+
+
+class JumpReLU(Rule):
+    """Latents above a learned threshold of their own (arXiv 2407.14435), in units of the scaled input.
+
+    While gradients are recorded, inactive entries within half a bandwidth of their threshold are stored as zeros:
+    through them the threshold learns.
+    """
+
+    def __init__(self, n_latents: int, bandwidth: float = 0.3) -> None:
+        super().__init__()
+        if not bandwidth > 0:
+            raise InputError(f"bandwidth {bandwidth} must be positive, in units of the scaled input (0.3 is usual)")
+        self.bandwidth = bandwidth
+        self.threshold = nn.Parameter(torch.zeros(n_latents))
+
+    def config(self) -> dict[str, Any]:
+        return {"bandwidth": self.bandwidth}
+
+    def choose(self, pre: Tensor) -> Selected:
+        threshold = self.threshold.detach()
+        if not self.training:
+            return kernels.above(pre, threshold.clamp_min(0))
+        values, indices, offsets = kernels.above(pre, (threshold - self.bandwidth / 2).clamp_min(0))
+        return Selected(torch.where(values > threshold[indices], values, 0.0), indices, offsets)
+
+
+class ReLU(Rule):
+    """Every positive latent; dense while many are."""
+
+    def __init__(self, n_latents: int) -> None:
+        super().__init__()
+        self.threshold = None
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+    def choose(self, pre: Tensor) -> Selected:
+        zero = pre.new_zeros(pre.shape[1])
+        if kernels.count_above(pre, zero) > DENSE_ABOVE * pre.numel():
+            return Selected(pre.relu(), None, None)
+        return kernels.above(pre, zero)
+
+
+RULES: dict[str, type[Rule]] = {"topk": TopK, "batch_topk": BatchTopK, "jumprelu": JumpReLU, "relu": ReLU}
+
+
+def _checked_k(k: int, n_latents: int) -> int:
+    if not 1 <= k <= n_latents:
+        raise InputError(f"k = {k} does not fit {n_latents} latents: choose k between 1 and {n_latents}")
+    return k

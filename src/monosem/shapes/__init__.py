@@ -1,0 +1,10 @@
+"""The shared vocabulary: sites, sparse codes, and the error a person is shown.
+
+Letters for shapes: B tokens, D model width, F latents, K active latents, L layers, T positions,
+H heads, N stored entries of a ragged `Codes`.
+"""
+
+from monosem.shapes.error import InputError
+from monosem.shapes.site import KINDS, Site
+
+__all__ = ["KINDS", "InputError", "Site"]

@@ -1,0 +1,64 @@
+"""A site is a place in the model where activations are read or written."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from monosem.shapes.error import InputError
+
+KINDS = {
+    "embed": "token embedding",
+    "resid_pre": "residual stream before a block",
+    "attn_z": "attention heads before the output map, concatenated",
+    "attn_out": "what attention adds to the residual stream",
+    "resid_mid": "residual stream between attention and MLP",
+    "mlp_norm": "MLP input, normalised, before the norm's gain",
+    "mlp_in": "MLP input, normalised, with the norm's gain",
+    "mlp_out": "what the MLP adds to the residual stream",
+    "resid_post": "residual stream after a block",
+}
+"""Every kind of site, in the order in which a block computes them."""
+
+TRANSFORMER_LENS = {
+    "embed": "hook_embed",
+    "resid_pre": "blocks.{}.hook_resid_pre",
+    "attn_z": "blocks.{}.attn.hook_z",
+    "attn_out": "blocks.{}.hook_attn_out",
+    "resid_mid": "blocks.{}.hook_resid_mid",
+    "mlp_norm": "blocks.{}.ln2.hook_normalized",
+    "mlp_in": "blocks.{}.mlp.hook_in",
+    "mlp_out": "blocks.{}.hook_mlp_out",
+    "resid_post": "blocks.{}.hook_resid_post",
+}
+"""The name TransformerLens gives each kind; `{}` is the layer."""
+
+
+class Site(NamedTuple):
+    """`resid_post.12` is `Site("resid_post", 12)`; `embed` has no layer."""
+
+    kind: str
+    layer: int | None = None
+
+    def __str__(self) -> str:
+        return self.kind if self.layer is None else f"{self.kind}.{self.layer}"
+
+    @property
+    def transformer_lens(self) -> str:
+        """The same place in TransformerLens' words."""
+        return TRANSFORMER_LENS[self.kind].format(self.layer)
+
+    @classmethod
+    def parse(cls, text: str) -> Site:
+        """Read `resid_post.12`, `embed`, or a TransformerLens name. Raises `InputError`."""
+        if text == "embed":
+            return cls("embed")
+        kind, _, layer = text.partition(".")
+        if kind in KINDS and kind != "embed" and layer.isdecimal():
+            return cls(kind, int(layer))
+        for kind, name in TRANSFORMER_LENS.items():
+            match = re.fullmatch(re.escape(name).replace(r"\{\}", r"(\d+)"), text)
+            if match:
+                return cls(kind, int(match[1])) if match.groups() else cls(kind)
+        kinds = ", ".join(KINDS)
+        raise InputError(f"unknown site {text!r}: write KIND.LAYER such as resid_post.12, KIND one of {kinds}")
