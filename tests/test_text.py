@@ -180,11 +180,24 @@ def test_no_document_is_on_both_sides():
 def test_with_bos_every_window_starts_with_it():
     corpus, tokenizer = tiny.corpus(), tiny.tokenizer()
     got = windows(corpus, tokenizer, part="train", length=16, bos=True, separator=False)
+    assert got.tokens.shape[1] == 16
     assert (got.tokens[:, 0] == tokenizer.bos_token_id).all()
     assert got.special[:, 0].all()
     assert not got.special[:, 1:].any()
     assert torch.equal(got.documents[:, 0], got.documents[:, 1])
     assert "".join(split(corpus).train).startswith(decoded(tokenizer, got.tokens[:, 1:]))
+
+
+def test_a_tokenizer_that_adds_tokens_by_itself_does_not_add_them_here():
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer.from_str(tiny.tokenizer().backend_tokenizer.to_str())
+    core.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    eager = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+    assert eager("cat")["input_ids"][0] == 0
+    assert not (windows(tiny.corpus(), eager, part="train", length=16).tokens == 0).any()
 
 
 def test_a_special_token_written_in_the_text_is_marked():

@@ -4,7 +4,7 @@ from monosem.evaluate.context import Context
 from monosem.evaluate.evaluation import Evaluation, evaluate
 from monosem.evaluate.feature import feature_statistics
 from monosem.evaluate.feature_file import FeatureStatistics
-from monosem.evaluate.promoted import Promoted, promoted
+from monosem.evaluate.promotion import Promoted, promoted
 
 __all__ = [
     "Context",

@@ -123,7 +123,7 @@ class FeatureStatistics:
         if not path.is_file():
             raise InputError(f"{path} does not exist: write it with `save`")
         try:
-            file = safe_open(path, "np").__enter__()
+            file = safe_open(path, "np")
             metadata = _metadata(path, file.metadata())
             arrays = {name: file.get_tensor(name) for name in _SMALL}
             arrays |= {name: file.get_slice(name) for name in _LARGE}

@@ -38,7 +38,7 @@ class TargetL0(nn.Module):
     its threshold removes from the loss.
     """
 
-    def __init__(self, target: float, gain: float = 1.0, rate: float = 0.01) -> None:
+    def __init__(self, target: float, gain: float = 5.0, rate: float = 0.1) -> None:
         super().__init__()
         self.target, self.gain, self.rate = target, gain, rate
         self.register_buffer("integral", torch.zeros(()))
@@ -46,7 +46,6 @@ class TargetL0(nn.Module):
 
     def initialise(self, threshold: Float[Tensor, "F"], d_in: int) -> None:
         self.unit.copy_(threshold.detach().square().mean() / d_in)
-        self.integral.fill_(1.0)
 
     def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
         if rule.threshold is None or rule.bandwidth is None:

@@ -21,6 +21,8 @@ class Rule(nn.Module):
 
     threshold: Tensor | None
     bandwidth: float | None = None
+    speed: float = 1.0
+    """Learning rate of the thresholds over that of everything else."""
 
     def config(self) -> dict[str, Any]:
         """Constructor keywords, without `n_latents`."""
@@ -82,6 +84,8 @@ class JumpReLU(Rule):
     While gradients are recorded, inactive entries within half a bandwidth of their threshold are stored as zeros:
     through them the threshold learns.
     """
+
+    speed = 30.0
 
     def __init__(self, n_latents: int, bandwidth: float = 0.3) -> None:
         super().__init__()

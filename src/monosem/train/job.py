@@ -25,7 +25,7 @@ class Job:
     def __init__(self, name: str, sae: SAE, objective: Reconstruction, config: TrainConfig, device: torch.device) -> None:
         self.name, self.config = name, config
         self.sae, self.objective = sae.to(device).train(), objective.to(device)
-        self.optimiser = torch.optim.Adam(sae.parameters(), lr=config.lr, fused=device.type in ("cpu", "cuda"))
+        self.optimiser = _optimiser(self.sae, config.lr)
         # One place more than latents: entries that are not active are written there.
         self.last_fired = torch.zeros(sae.n_latents + 1, dtype=torch.int64, device=device)
         self.dead = torch.empty(0, dtype=torch.int64, device=device)
@@ -57,7 +57,7 @@ class Job:
         self.sums[SUMS.index("grad_norm")] += norm
         self.sums[SUMS.index("steps")] += 1
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["speed"]
         self.optimiser.step()
         self.optimiser.zero_grad()
         normalise_rows(self.sae.W_dec)
@@ -112,6 +112,15 @@ class Job:
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         device = self.last_fired.device
         self.last_fired, self.dead, self.sums = (state[key].to(device) for key in ("last_fired", "dead", "sums"))
+
+
+def _optimiser(sae: SAE, lr: float) -> torch.optim.Adam:
+    """Adam, fused where torch has it; thresholds learn at a speed of their own."""
+    threshold = [sae.rule.threshold] if isinstance(sae.rule.threshold, nn.Parameter) else []
+    others = [weight for weight in sae.parameters() if all(weight is not one for one in threshold)]
+    groups = [{"params": others, "speed": 1.0}, {"params": threshold, "speed": sae.rule.speed}]
+    fused = others[0].device.type in ("cpu", "cuda")
+    return torch.optim.Adam([group for group in groups if group["params"]], lr=lr, fused=fused)
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
