@@ -1,0 +1,55 @@
+"""Monosem: learn, measure and read the sparse features of language models.
+
+    import monosem
+    lm = monosem.LanguageModel.load("smollm2-135m")
+    sae = monosem.load("runs/first/saes/topk")
+    acts = lm.cache("The capital of France is", [sae.info["site"]])[sae.info["site"]]
+    sae.encode(acts)         # dense [T, n_latents]
+    sae.codes(acts)          # the same, sparse
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monosem.evaluate import evaluate
+    from monosem.lm import LanguageModel
+    from monosem.sae import SAE, load, save
+    from monosem.shapes import InputError, Site
+    from monosem.train import TrainConfig, train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "InputError": "monosem.shapes",
+    "LanguageModel": "monosem.lm",
+    "SAE": "monosem.sae",
+    "Site": "monosem.shapes",
+    "TrainConfig": "monosem.train",
+    "evaluate": "monosem.evaluate",
+    "load": "monosem.sae",
+    "save": "monosem.sae",
+    "train": "monosem.train",
+}
+
+__all__ = [
+    "InputError",
+    "LanguageModel",
+    "SAE",
+    "Site",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "load",
+    "save",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that `import monosem` does not load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'monosem' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

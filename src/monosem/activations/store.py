@@ -169,6 +169,29 @@ class Store:
         which = torch.from_numpy(windows)
         return kept(acts, which, self.exclusion.mask(self.windows.special[which], acts))
 
+    @property
+    def rounding(self) -> dict[str, Any]:
+        """What storing below float32 costs, by site; empty if it was not measured."""
+        path = self.folder / "rounding.json"
+        return read_json(path) if path.exists() else {}
+
+    def measure_rounding(self, reference: LanguageModel, n_windows: int = 4) -> dict[str, Any]:
+        """Compare the first windows with those of the same model in float32, and keep the result.
+
+        `unexplained_variance` is Σ‖stored − x‖² / Σ‖x − mean‖² over kept tokens: no autoencoder trained on the store
+        can be closer to the float32 model than this.
+        """
+        which = np.arange(min(n_windows, self.n_windows))
+        exact = reference.capture(self.windows.tokens[which], self.sites)
+        result = {}
+        for site in self.sites:
+            keep = ~self.exclusion.mask(self.windows.special[which], {site: exact[site]})
+            x, stored = exact[site].cpu()[keep].double(), self.acts(which, site)[keep].double()
+            lost = float((stored - x).square().sum() / (x - x.mean(0)).square().sum())
+            result[str(site)] = {"dtype": self.identity["dtype"], "unexplained_variance": lost, "tokens": len(x)}
+        write_json(self.folder / "rounding.json", result)
+        return result
+
     def _shard(self, number: int, site: Site) -> Tensor:
         if (number, site) not in self._maps:
             self._maps[number, site] = self._open(number * SHARD_WINDOWS, site)

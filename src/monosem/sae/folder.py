@@ -77,11 +77,30 @@ def write_weights(sae: SAE, path: Path) -> None:
         raise OSError(28 if "No space" in str(error) else 5, str(error), str(path)) from error
 
 
-def load(folder: str | Path) -> SAE:
-    """Read an autoencoder, in evaluation mode on the CPU. Raises `InputError` for anything altered or unknown."""
-    folder = Path(folder)
-    if folder.suffix in {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}:
-        raise InputError(f"{folder} is a pickle, which can run code when opened: give a folder with config.json and weights.safetensors")
+def find(where: str | Path) -> dict[str, Path]:
+    """The autoencoders of a folder by name: that folder itself, or all of a run. Raises `InputError`."""
+    where = Path(where)
+    if where.suffix in {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}:
+        raise InputError(f"{where} is a pickle, which can run code when opened: give a folder with config.json and weights.safetensors")
+    if (where / "config.json").is_file():
+        return {where.resolve().name: where}
+    found = {folder.parent.name: folder.parent for folder in sorted(where.glob("saes/*/config.json"))}
+    if found:
+        return found
+    if (where / "run.json").is_file():
+        raise InputError(f"the run in {where} is not finished: continue it with monosem train --resume {where}")
+    raise InputError(f"{where} holds no autoencoder: give a run folder, or a folder with config.json and weights.safetensors")
+
+
+def load(where: str | Path) -> SAE:
+    """Read an autoencoder, in evaluation mode on the CPU: its folder, or a run that has one.
+
+    Raises `InputError` for anything altered or unknown.
+    """
+    found = find(where)
+    if len(found) > 1:
+        raise InputError(f"{where} holds {', '.join(found)}: give one of them, such as {next(iter(found.values()))}")
+    (folder,) = found.values()
     config = read_json(folder / "config.json")
     weights = folder / "weights.safetensors"
     if not weights.is_file():

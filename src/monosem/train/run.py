@@ -38,7 +38,7 @@ class Prepared(NamedTuple):
 
 
 def train(config: TrainConfig, folder: str | Path) -> dict[str, SAE]:
-    """Train every autoencoder of `config` in one pass over one stream; continue if `folder` holds an unfinished run.
+    """Train every autoencoder of `config` in one pass over one stream; continue an unfinished run in `folder`.
 
     Raises `InputError` for bad settings, a folder that holds another run or is in use, and activations or losses
     that are not finite; `Interrupted` after Ctrl-C or SIGTERM, with a checkpoint written.
@@ -68,6 +68,8 @@ def prepare(config: TrainConfig) -> Prepared:
     wanted = -(-(config.distinct_tokens or config.tokens) // (config.window - 1))
     if config.activations == "store":
         store = record(lm, text, [site], n_windows=wanted)
+        if lm.dtype != torch.float32 and not store.rounding:
+            store.measure_rounding(LanguageModel.load(config.model, dtype="float32", device=config.device))
         return Prepared(lm, first_windows(text, store.n_windows), site, store, store.exclusion)
     text = first_windows(text, wanted)
     exclusion = calibrate(lm, text, [site], Exclusion())
@@ -142,13 +144,13 @@ def _finish(config: TrainConfig, folder: Path, prepared: Prepared, loop: Loop) -
     for job in loop.jobs:
         sae = job.sae.eval()
         calibrated = calibration.calibrate(sae, batches, config.k) if batches else None
-        sae.info = provenance(config, prepared, loop) | {"calibration": calibrated, "name": job.name}
+        sae.info = provenance(config, prepared, loop, job) | {"calibration": calibrated, "name": job.name}
         save(sae, folder / "saes" / job.name)
         saes[job.name] = sae
     return saes
 
 
-def provenance(config: TrainConfig, prepared: Prepared, loop: Loop) -> dict[str, Any]:
+def provenance(config: TrainConfig, prepared: Prepared, loop: Loop, job: Job) -> dict[str, Any]:
     """Where an autoencoder belongs and how it came to be; stored with it."""
     lm, site = prepared.lm, prepared.site
     kept = int((~prepared.exclusion.mask(prepared.windows.special, {})).sum())
@@ -160,11 +162,13 @@ def provenance(config: TrainConfig, prepared: Prepared, loop: Loop) -> dict[str,
         "model_source": lm.source,
         "text": prepared.windows.identity,
         "exclusion": prepared.exclusion.describe(),
+        "rounding": getattr(prepared.source, "rounding", {}),
         "training": {
             "config": config.describe(),
             "tokens": loop.tokens,
             "distinct_tokens": min(kept, loop.tokens),
             "epochs": loop.tokens / kept,
+            "step_seconds": job.seconds,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),

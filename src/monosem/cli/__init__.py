@@ -1,0 +1,69 @@
+"""The command line: one thin file a command. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from monosem import __version__
+
+COMMANDS = {
+    "demo": "train, measure and read three autoencoders of a real model, from nothing, in minutes",
+    "train": "train autoencoders on a model's activations; continues where it stopped",
+    "record": "record activations to disk for later training",
+    "evaluate": "measure autoencoders on held-out text",
+    "features": "what single features fire on, promote and suppress",
+    "report": "write one HTML page about a run",
+    "inspect": "say what a folder or file is: a run, an autoencoder, a store, feature statistics",
+}
+
+EPILOG = """first steps:
+  monosem demo                                            everything at once, into runs/demo
+  monosem train --site resid_post.12 --run runs/first     one TopK autoencoder on the embedded model
+  monosem evaluate runs/first                             explained variance, cross-entropy recovered, …
+  monosem features runs/first 17                          contexts and tokens of feature 17
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; bad input is one line on standard error and exit status 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        "monosem", description="Learn, measure and read the sparse features of language models.", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"monosem {__version__}")
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name in arguments[:1]:
+            module = import_module(f"monosem.cli.{name}")
+            subparser.description = module.__doc__
+            module.arguments(subparser)
+    parsed = parser.parse_args(arguments)
+    return _run(import_module(f"monosem.cli.{parsed.command}"), parsed)
+
+
+def _run(module: object, parsed: argparse.Namespace) -> int:
+    from monosem.shapes import InputError
+    from monosem.train.interruption import Interrupted
+
+    try:
+        module.run(parsed)  # type: ignore[attr-defined]
+    except InputError as error:
+        return _fail(str(error), 2)
+    except Interrupted as stop:
+        return _fail(f"{stop}: a checkpoint is written, continue with monosem train --resume {parsed.run}", 128 + stop.signal_number)
+    except KeyboardInterrupt:
+        return _fail("stopped: what was finished is kept, run the same command again to continue", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+    except OSError as error:
+        return _fail(str(error), 2)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"monosem: {' '.join(message.split())}", file=sys.stderr)
+    return status

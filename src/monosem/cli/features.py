@@ -1,0 +1,118 @@
+"""What single features do: where they fire, what their decoder row promotes and suppresses.
+
+  monosem features runs/first                 the strongest features, one line each
+  monosem features runs/first 17 4711         contexts and tokens of two features
+  monosem features runs/demo/saes/topk 17 --json
+
+The first call reads held-out text once and keeps every activation in features.safetensors beside the autoencoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monosem.cli import flag, subject
+from monosem.cli.output import show, table
+from monosem.shapes import InputError
+
+if TYPE_CHECKING:
+    from monosem.evaluate import Context, FeatureStatistics
+    from monosem.lm import LanguageModel
+    from monosem.sae import SAE
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    subject.arguments(parser, windows=512)
+    parser.add_argument("index", type=int, nargs="*", help="features to show in full")
+    parser.add_argument("--sae", help="which autoencoder of a run (default: the first)")
+    parser.add_argument("--contexts", type=int, default=5, metavar="N", help="strongest contexts a feature (default: 5)")
+    parser.add_argument("--list", type=int, default=20, metavar="N", help="features to list when none is named (default: 20)")
+    parser.add_argument("--refresh", action="store_true", help="read the text again")
+    flag.shared(parser)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    flag.use_threads(parsed)
+    opened = subject.open_subject(parsed)
+    name = parsed.sae or next(iter(opened.saes))
+    if name not in opened.saes:
+        raise InputError(f"{parsed.folder} has no autoencoder {name!r}: it has {', '.join(opened.saes)}")
+    sae = opened.saes[name]
+    for index in parsed.index:
+        if not 0 <= index < sae.n_latents:
+            raise InputError(f"feature {index} does not exist in {name}: indices run from 0 to {sae.n_latents - 1}")
+    statistics = gather(opened, refresh=parsed.refresh, store=parsed.text is None)[name]
+    if not parsed.index:
+        strongest = strongest_latents(statistics, parsed.list)
+        rows = [_row(index, statistics, sae, opened.lm) for index in strongest]
+        header = ["feature", "density", "mean", "max", "promotes", "suppresses"]
+        show(parsed, {"sae": name, "features": [dict(zip(header, row, strict=True)) for row in rows]}, table(header, rows))
+        return
+    found = [detail(index, statistics, sae, opened.lm, parsed.contexts) for index in parsed.index]
+    show(parsed, {"sae": name, "features": found}, "\n\n".join(_text(feature) for feature in found))
+
+
+def gather(opened: subject.Subject, *, refresh: bool = False, store: bool = True) -> dict[str, FeatureStatistics]:
+    """Feature statistics of every autoencoder, from disk where they are there."""
+    from monosem.evaluate import FeatureStatistics, feature_statistics
+
+    paths = {name: folder / "features.safetensors" for name, folder in opened.folders.items()}
+    if store and not refresh and all(path.exists() for path in paths.values()):
+        return {name: FeatureStatistics.load(path) for name, path in paths.items()}
+    statistics = feature_statistics(opened.saes, opened.lm, opened.windows, command=subject.command())
+    if store:
+        for name, one in statistics.items():
+            one.save(paths[name])
+    return statistics
+
+
+def strongest_latents(statistics: FeatureStatistics, count: int) -> list[int]:
+    """By largest mean activation, among latents that fire on between 1 in 10,000 and 1 in 100 tokens."""
+    fits = (statistics.densities >= 1e-4) & (statistics.densities <= 1e-2)
+    order = np.argsort(-np.where(fits, statistics.means, -np.inf), kind="stable")
+    return order[: min(count, int(fits.sum()))].tolist()
+
+
+def detail(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel, contexts: int) -> dict[str, Any]:
+    """Everything about one feature, JSON-able."""
+    from monosem.evaluate import promoted
+
+    tokens = promoted(sae, lm, [index])
+    decode = lm.tokenizer.decode
+    return {
+        "feature": index,
+        "density": statistics.density(index),
+        "mean": statistics.mean(index),
+        "max": statistics.max(index),
+        "promotes": [decode([token]) for token in tokens.top_ids[0].tolist()],
+        "suppresses": [decode([token]) for token in tokens.bottom_ids[0].tolist()],
+        "top": [_context(context, lm) for context in statistics.top(index, contexts)],
+    }
+
+
+def _context(context: Context, lm: LanguageModel) -> dict[str, Any]:
+    tokens = [lm.tokenizer.decode([token]) for token in context.tokens]
+    return {"window": context.window, "position": context.position, "value": context.value, "tokens": tokens, "values": context.values}
+
+
+def _row(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel) -> list[str]:
+    feature = detail(index, statistics, sae, lm, 0)
+    tokens = [" ".join(repr(token)[1:-1] for token in feature[key][:5]) for key in ("promotes", "suppresses")]
+    return [str(index), f"{feature['density']:.2%}", f"{feature['mean']:.2f}", f"{feature['max']:.2f}", *tokens]
+
+
+def _text(feature: dict[str, Any]) -> str:
+    lines = [
+        f"feature {feature['feature']}: fires on {feature['density']:.3%} of tokens, mean {feature['mean']:.2f}, max {feature['max']:.2f}",
+        "promotes    " + "  ".join(map(repr, feature["promotes"])),
+        "suppresses  " + "  ".join(map(repr, feature["suppresses"])),
+    ]
+    for context in feature["top"]:
+        peak = max(context["values"], default=0.0)
+        marked = "".join(f"⟦{token}⟧" if value > peak / 2 else token for token, value in zip(context["tokens"], context["values"], strict=True))
+        lines.append(f"{context['value']:8.2f}  {' '.join(marked.split())}")
+    return "\n".join(lines)
+

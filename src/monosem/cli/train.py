@@ -1,0 +1,46 @@
+"""Train autoencoders on a model's activations, several in one pass.
+
+  monosem train --site resid_post.12 --n-latents 8192 --k 32 --tokens 1M --run runs/first
+  monosem train --sae topk,batch_topk,jumprelu --text my.jsonl --model ./my-llama --run runs/mine
+  monosem train --config settings.toml --run runs/first --lr 3e-4
+  monosem train --resume runs/first
+
+Ctrl-C writes a checkpoint. The same command, or --resume, goes on from the last one; the result is the same,
+bit for bit, as if nothing had happened (same machine, same number of threads).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from monosem.cli import flag
+from monosem.cli.output import say, show, table
+from monosem.disk import digest
+from monosem.shapes import InputError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="where the run lives (default: runs/SITE-SETTINGS)")
+    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="continue the run in this folder with its own settings")
+    flag.training(parser)
+    flag.shared(parser)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    flag.use_threads(parsed)
+    from monosem.train import open_run, train
+
+    if parsed.resume:
+        if parsed.run and parsed.run != parsed.resume:
+            raise InputError(f"--resume {parsed.resume} and --run {parsed.run} name two folders: give one")
+        config, parsed.run = open_run(parsed.resume)[0], parsed.resume
+    else:
+        config = flag.config(parsed)
+    parsed.run = parsed.run or Path("runs") / f"{config.site}-{digest(config.describe(), 8)}"
+    say(f"run folder: {parsed.run}")
+    saes = train(config, parsed.run)
+    rows = [[name, f"{sae.n_latents:,}", str(parsed.run / "saes" / name)] for name, sae in saes.items()]
+    result = {"run": str(parsed.run), "saes": {row[0]: row[2] for row in rows}}
+    text = table(["autoencoder", "latents", "folder"], rows)
+    show(parsed, result, f"{text}\n\nnext: monosem evaluate {parsed.run}")
