@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from monosem.lazy import lazy
 
 if TYPE_CHECKING:
     from monosem.evaluate import evaluate
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
     from monosem.train import TrainConfig, train
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "InputError": "monosem.shapes",
-    "LanguageModel": "monosem.lm",
-    "SAE": "monosem.sae",
-    "Site": "monosem.shapes",
-    "TrainConfig": "monosem.train",
-    "evaluate": "monosem.evaluate",
-    "load": "monosem.sae",
-    "save": "monosem.sae",
-    "train": "monosem.train",
-}
 
 __all__ = [
     "InputError",
@@ -47,9 +36,17 @@ __all__ = [
     "train",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Public names are imported when first used, so that `import monosem` does not load torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'monosem' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "InputError": "monosem.shapes",
+        "LanguageModel": "monosem.lm",
+        "SAE": "monosem.sae",
+        "Site": "monosem.shapes",
+        "TrainConfig": "monosem.train",
+        "evaluate": "monosem.evaluate",
+        "load": "monosem.sae",
+        "save": "monosem.sae",
+        "train": "monosem.train",
+    },
+)

@@ -73,6 +73,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Delete what a killed process left half-written; call it while holding `lock(folder)`."""
+    for leftover in [*folder.rglob(".*.tmp"), *folder.rglob(".*.old")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
 def write_json(path: Path, value: object) -> None:
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

@@ -18,7 +18,7 @@ from torch import Tensor
 from monosem.activations.exclusion import Exclusion
 from monosem.activations.live import calibrate, kept
 from monosem.activations.stream import Rows
-from monosem.disk import cache_folder, digest, lock, read_json, sha256, whole_file, write_json
+from monosem.disk import cache_folder, digest, lock, read_json, sha256, sweep, whole_file, write_json
 from monosem.lm import LanguageModel
 from monosem.progress import progress
 from monosem.shapes import InputError, Site
@@ -74,6 +74,7 @@ def record(
     folder = folder or store_folder(identity)
     wanted = len(windows.tokens) if n_windows is None else min(n_windows, len(windows.tokens))
     with lock(folder):
+        sweep(folder)
         _claim(folder, identity)
         if not (folder / "windows.safetensors").exists():
             with whole_file(folder / "windows.safetensors") as temporary:

@@ -77,15 +77,15 @@ class Stream:
             if self._rows is None:
                 self._load()
             take = self._order[self._cursor : self._cursor + missing]
-            if len(take) == 0:
-                empty += 1
-                if empty > self.blocks_per_epoch:
-                    raise InputError("the exclusion rule leaves no token of this text: check it with monosem inspect")
+            if len(take):
+                parts.append(_take(self._rows, torch.from_numpy(take)))
+                self._cursor += len(take)
+                missing -= len(take)
+            empty = 0 if len(take) else empty + 1
+            if empty > self.blocks_per_epoch:
+                raise InputError("the exclusion rule leaves no token of this text: give longer windows or other text")
+            if self._cursor == len(self._order):
                 self._number, self._cursor, self._rows = self._number + 1, 0, None
-                continue
-            parts.append(_take(self._rows, torch.from_numpy(take)))
-            self._cursor += len(take)
-            missing -= len(take)
         return parts[0] if len(parts) == 1 else _join(parts)
 
     def _load(self) -> None:

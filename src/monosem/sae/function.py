@@ -119,4 +119,4 @@ def decode(codes: Codes, weight: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
 
 def count_active(codes: Codes, threshold: Float[Tensor, "F"], bandwidth: float) -> Float[Tensor, ""]:
     """Mean L0 of codes whose rule has thresholds, differentiable in the thresholds."""
-    return CountActive.apply(codes.values, codes.indices, threshold, bandwidth, codes.rows)
+    return CountActive.apply(codes.values.detach(), codes.indices, threshold, bandwidth, codes.rows)

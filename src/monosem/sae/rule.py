@@ -53,7 +53,7 @@ class BatchTopK(Rule):
     The threshold is a running mean of the smallest value each training batch keeps.
     """
 
-    rate = 0.01
+    rate = 0.1
 
     def __init__(self, n_latents: int, k: int) -> None:
         super().__init__()
@@ -74,8 +74,8 @@ class BatchTopK(Rule):
         return kernels.above(pre, self.cut.clamp_min(0).expand(self.n_latents))
 
     def _observe(self, values: Tensor) -> None:
-        smallest = values.min() if len(values) else torch.zeros((), device=values.device)
-        self.cut.copy_(torch.where(self.cut.isnan(), smallest, torch.lerp(self.cut, smallest.float(), self.rate)))
+        smallest = values.min().to(self.cut) if len(values) else torch.zeros_like(self.cut)
+        self.cut.copy_(torch.where(self.cut.isnan(), smallest, torch.lerp(self.cut, smallest, self.rate)))
 
 
 class JumpReLU(Rule):

@@ -25,11 +25,14 @@ class Checkpoint(NamedTuple):
     stream: dict[str, int]
     saes: dict[str, dict[str, Any]]
     tensors: dict[str, dict[str, Tensor]]
+    seconds: dict[str, float]
     rng: Tensor
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """Write `folder/STEP`, then delete all but the newest `keep`."""
+    """Write `folder/STEP`, then delete all but the newest `keep`. One of the same step is the same and is kept."""
+    if checkpoint.step in steps(folder):
+        return
     with whole_folder(folder / f"{checkpoint.step:09}") as temporary:
         parts = {**checkpoint.tensors, "rng": {"torch": checkpoint.rng}}
         checksums = {}
@@ -40,7 +43,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         head = {"format": FORMAT, "version": VERSION, "step": checkpoint.step, "tokens": checkpoint.tokens}
         write_json(
             temporary / "checkpoint.json",
-            {**head, "stream": checkpoint.stream, "saes": checkpoint.saes, "sha256": checksums},
+            {**head, "stream": checkpoint.stream, "saes": checkpoint.saes, "seconds": checkpoint.seconds, "sha256": checksums},
         )
     for old in steps(folder)[:-keep]:
         shutil.rmtree(folder / f"{old:09}")
@@ -70,7 +73,7 @@ def load(folder: Path, step: int | None = None) -> Checkpoint | None:
             raise InputError(f"{path / name} is missing, truncated or altered: delete {path} to continue from an earlier checkpoint")
     tensors = {name: load_file(path / f"{name}.safetensors") for name in head["saes"]}
     rng = load_file(path / "rng.safetensors")["torch"]
-    return Checkpoint(head["step"], head["tokens"], head["stream"], head["saes"], tensors, rng)
+    return Checkpoint(head["step"], head["tokens"], head["stream"], head["saes"], tensors, head["seconds"], rng)
 
 
 def random_state() -> Tensor:

@@ -36,6 +36,7 @@ class Loop:
         self.stream.resume(saved.stream)
         for job in self.jobs:
             job.resume(saved.tensors[job.name])
+            job.seconds = saved.seconds[job.name]
         torch.set_rng_state(saved.rng)
 
     def run(self) -> None:
@@ -105,6 +106,7 @@ class Loop:
                 self.stream.state(),
                 {job.name: describe(job.sae) for job in self.jobs},
                 {job.name: job.state() for job in self.jobs},
+                {job.name: job.seconds for job in self.jobs},
                 checkpoint.random_state(),
             ),
             self.config.keep,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from monosem.activations import Exclusion, Live, Source, Store, Stream, calibrate, record
-from monosem.disk import lock, read_json, write_json
+from monosem.disk import lock, read_json, sweep, write_json
 from monosem.lm import LanguageModel
 from monosem.sae import SAE, build, save
 from monosem.shapes import InputError, Site
@@ -48,6 +48,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, SAE]:
         if name not in RECIPES:
             raise InputError(f"unknown autoencoder {name!r}: choose from {', '.join(RECIPES)}")
     with lock(folder):
+        sweep(folder)
         config = _claim(folder, config)
         prepared = prepare(config)
         config = replace(config, dtype=str(prepared.lm.dtype).removeprefix("torch."), device=str(prepared.lm.device))

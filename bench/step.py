@@ -1,0 +1,139 @@
+"""One training step of each autoencoder against its own encoder product and the plain dense reference.
+
+A step is forward, loss, all gradients, projection, clipping, Adam, renormalisation and dead counters, no latent dead.
+Everything runs in one process, interleaved; figures are medians of paired ratios.
+
+    python bench/step.py --d-model 512 --n-latents 16384 --k 64 --batch 2048 --repeats 9 --json
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+
+import paired
+import torch
+from torch import nn
+from torch.nn import functional
+
+from monosem.train import Job, TrainConfig
+from monosem.train.job import normalise_rows, project_rows
+from monosem.train.recipe import make
+
+
+class DenseStep:
+    """The plain reference: dense codes, dense products, autograd, the same optimiser steps."""
+
+    def __init__(self, sae: nn.Module, k: int) -> None:
+        self.W_enc = nn.Parameter(sae.W_enc.detach().clone().contiguous())
+        self.b_enc = nn.Parameter(sae.b_enc.detach().clone())
+        self.W_dec = nn.Parameter(sae.W_dec.detach().clone())
+        self.b_dec = nn.Parameter(sae.b_dec.detach().clone())
+        self.weights = [self.W_enc, self.b_enc, self.W_dec, self.b_dec]
+        self.optimiser = torch.optim.Adam(self.weights, lr=1e-4)
+        self.k, self.last_fired = k, torch.zeros(len(self.W_dec), dtype=torch.int64)
+
+    def loss(self, x: torch.Tensor) -> torch.Tensor:
+        pre = functional.relu((x - self.b_dec) @ self.W_enc + self.b_enc)
+        top = pre.topk(self.k, dim=1)
+        codes = torch.zeros_like(pre).scatter(1, top.indices, top.values)
+        self.fired = (codes.detach() > 0).any(0)
+        return (codes @ self.W_dec + self.b_dec - x).square().mean()
+
+    def __call__(self, x: torch.Tensor) -> None:
+        self.loss(x).backward()
+        with torch.no_grad():
+            project_rows(self.W_dec.grad, self.W_dec)
+            nn.utils.clip_grad_norm_(self.weights, 1.0)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+            normalise_rows(self.W_dec)
+            self.last_fired[self.fired] = 1
+
+
+def make_job(name: str, options, x: torch.Tensor) -> Job:
+    config = TrainConfig(
+        sae=(name,), n_latents=options.n_latents, k=options.k, batch=options.batch, tokens=10**9, lr=1e-4,
+        precision=options.precision,
+    )
+    return Job(name, *make(name, config, x), config, torch.device("cpu"))
+
+
+def agreement(job: Job, dense: DenseStep, x: torch.Tensor) -> dict[str, float]:
+    """Relative differences of loss and gradients from the same weights."""
+    xs = x * job.sae.scale
+    loss = job.objective(job.sae, xs).total
+    loss.backward()
+    reference = dense.loss(xs)
+    reference.backward()
+    pairs = zip(
+        [job.sae.encoder.weight.grad.T, job.sae.b_enc.grad, job.sae.W_dec.grad, job.sae.b_dec.grad],
+        [weight.grad for weight in dense.weights],
+        strict=True,
+    )
+    worst = max(float((a - b).norm() / b.norm()) for a, b in pairs)
+    job.sae.zero_grad()
+    dense.optimiser.zero_grad()
+    return {"loss_difference": float((loss - reference).abs() / reference), "gradient_difference": worst}
+
+
+def peak_memory(name: str, arguments: list[str]) -> float:
+    """MiB a fresh process needs for two steps beyond its imports."""
+    command = [sys.executable, __file__, *arguments, "--only", name]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def only(options) -> None:
+    x = torch.randn(options.batch, options.d_model)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if options.only == "dense":
+        job = make_job("topk", options, x)
+        dense = DenseStep(job.sae, options.k)
+        del job
+        step = lambda: dense(x)  # noqa: E731
+    else:
+        one = make_job(options.only, options, x)
+        step = lambda: one.step(x, 1e-4, 1, torch.tensor(1.0))  # noqa: E731
+    for _ in range(2):
+        step()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def main() -> None:
+    parser = paired.arguments(__doc__)
+    parser.add_argument("--d-model", type=int, default=512)
+    parser.add_argument("--n-latents", type=int, default=16384)
+    parser.add_argument("--k", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--only", help="print one candidate's peak memory")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    if options.only:
+        only(options)
+        return
+    x = torch.randn(options.batch, options.d_model)
+    jobs = {name: make_job(name, options, x) for name in ("topk", "batch_topk", "jumprelu")}
+    dense = DenseStep(jobs["topk"].sae, options.k)
+    weight = jobs["topk"].sae.encoder.weight.detach().clone()
+    result = agreement(jobs["topk"], dense, x)
+    sst = torch.tensor(1.0)
+    candidates = {"encoder_product": lambda: functional.linear(x, weight), "dense_reference": lambda: dense(x)}
+    for name, job in jobs.items():
+        candidates[name] = lambda job=job: job.step(x, 1e-4, 1, sst)
+    times = paired.interleaved(candidates, options.repeats)
+    result |= paired.medians(times)
+    for name in ("topk", "batch_topk", "jumprelu", "dense_reference"):
+        result[f"{name}_over_product"] = round(paired.ratio(times, name, "encoder_product"), 3)
+    result["dense_reference_over_topk"] = round(paired.ratio(times, "dense_reference", "topk"), 3)
+    for name in ("topk", "dense"):
+        result[f"{name}_peak_MiB"] = round(peak_memory(name, sys.argv[1:]))
+    shape = {key: getattr(options, key) for key in ("d_model", "n_latents", "k", "batch", "precision", "threads", "repeats")}
+    paired.show({**shape, "machine": platform.machine(), "torch": torch.__version__, **result}, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Everything a report shows of one latent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from monosem.evaluate import promoted
+from monosem.lm import LanguageModel
+from monosem.report.context import Line, line, peak
+from monosem.report.spelling import Spelling
+from monosem.report.subject import Subject
+
+TOP, GROUPS, WORDS, BINS = 5, 3, 8, 24
+WRITES = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+"""Kinds of site whose activations are parts of the residual stream, so that decoder rows promote tokens."""
+
+
+class Word(NamedTuple):
+    """A token of the vocabulary and its logit."""
+
+    text: str
+    value: float
+
+
+class Feature(NamedTuple):
+    """A latent: how often and how strongly it fires, the tokens it promotes, and where it fires.
+
+    `histogram` counts its activations in equal bins from 0 to `max`; `peaks` are the distinct texts it fires
+    on most; `sampled` has one random context from each third of its activations, the strongest third first.
+    """
+
+    latent: int
+    density: float
+    tokens: int
+    mean: float
+    max: float
+    histogram: list[int]
+    peaks: list[str]
+    promoted: list[Word]
+    suppressed: list[Word]
+    top: list[Line]
+    sampled: list[Line]
+
+
+def promotes(subject: Subject, lm: LanguageModel) -> bool:
+    """Whether the autoencoder's decoder rows are directions of the residual stream."""
+    site = lm.site(subject.sae.info["site"])
+    return site.kind in WRITES and subject.sae.d_out == lm.d_model
+
+
+def features(
+    subject: Subject, lm: LanguageModel, spelling: Spelling, latents: Sequence[int], seed: int
+) -> list[Feature]:
+    """One for each of `latents`, which must be alive, in the same order."""
+    words: list[tuple[list[Word], list[Word]]] = [([], []) for _ in latents]
+    if promotes(subject, lm):
+        found = promoted(subject.sae, lm, latents, min(WORDS, lm.vocab_size))
+        words = [
+            (_words(spelling, *top), _words(spelling, *bottom))
+            for top, bottom in zip(
+                zip(found.top_ids.tolist(), found.top_values.tolist()),
+                zip(found.bottom_ids.tolist(), found.bottom_values.tolist()),
+            )
+        ]
+    return [_feature(subject, spelling, latent, *own, seed) for latent, own in zip(latents, words)]
+
+
+def _words(spelling: Spelling, ids: Sequence[int], values: Sequence[float]) -> list[Word]:
+    return [Word(spelling.word(token), value) for token, value in zip(ids, values)]
+
+
+def _feature(
+    subject: Subject, spelling: Spelling, latent: int, up: list[Word], down: list[Word], seed: int
+) -> Feature:
+    own = subject.features
+    top = own.top(latent, TOP)
+    values = own.activations(latent).values
+    return Feature(
+        latent=latent,
+        density=own.density(latent),
+        tokens=len(values),
+        mean=own.mean(latent),
+        max=own.max(latent),
+        histogram=np.histogram(values, bins=BINS, range=(0, own.max(latent)))[0].tolist(),
+        peaks=list(dict.fromkeys(peak(context, spelling) for context in top)),
+        promoted=up,
+        suppressed=down,
+        top=[line(context, latent, own, spelling) for context in top],
+        sampled=[line(one, latent, own, spelling) for one in own.quantiles(latent, 1, GROUPS, seed)],
+    )

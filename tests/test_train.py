@@ -1,0 +1,260 @@
+"""The training loop: alone or together, interrupted or not, whole or in parts, always the same weights."""
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import run_folder
+import torch
+
+from monosem.sae import load
+from monosem.shapes import InputError
+from monosem.train import Interrupted, TrainConfig, checkpoint, job, open_run, train
+from monosem.train import loop as loop_module
+from monosem.train.log import read
+from monosem.train.schedule import learning_rate
+
+ALL = ("topk", "batch_topk", "jumprelu", "relu")
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setenv("MONOSEM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MONOSEM_PROGRESS", "off")
+    return TrainConfig(**run_folder.SETTINGS, **run_folder.inputs(tmp_path), sae=ALL)
+
+
+def weights(saes):
+    return {f"{name}.{key}": value for name, sae in saes.items() for key, value in sae.state_dict().items()}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert not different
+
+
+def test_training_improves_and_saves_what_it_returns(config, tmp_path):
+    saes = train(config, tmp_path / "run")
+    lines = read(tmp_path / "run" / "metrics.jsonl")
+    for name, sae in saes.items():
+        mine = [line for line in lines if line["sae"] == name]
+        assert [line["step"] for line in mine] == [*range(7, 101, 7), 100]
+        assert mine[-1]["mse"] < 0.85 * mine[0]["mse"]
+        assert_same(weights({name: load(tmp_path / "run" / "saes" / name)}), weights({name: sae}))
+        torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(48), rtol=1e-5, atol=0)
+        assert sae.info["site"] == "resid_post.1"
+        assert sae.info["transformer_lens"] == "blocks.1.hook_resid_post"
+        assert sae.info["training"]["tokens"] == 3200
+        assert sae.info["training"]["distinct_tokens"] < 2600
+    assert [line["l0"] for line in lines if line["sae"] == "topk"][-1] == 4
+    assert open_run(tmp_path / "run") == (replace(config, device="cpu"), "finished")
+    assert len(checkpoint.steps(tmp_path / "run" / "checkpoints")) == config.keep
+    with pytest.raises(InputError, match="finished"):
+        train(config, tmp_path / "run")
+
+
+def test_each_autoencoder_is_the_same_as_if_trained_alone(config, tmp_path):
+    together = train(config, tmp_path / "together")
+    for name in ALL:
+        alone = train(replace(config, sae=(name,)), tmp_path / name)
+        assert_same(weights(alone), weights({name: together[name]}))
+
+
+@pytest.mark.parametrize("activations", ["store", "live"])
+def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, activations):
+    config = replace(config, activations=activations)
+    expected = train(config, tmp_path / "whole")
+    stops = iter([13, 14, 61])
+    stop = next(stops)
+    advance = loop_module.Loop._advance
+
+    def interrupted(self, log, bar):
+        advance(self, log, bar)
+        if self.step == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop_module.Loop, "_advance", interrupted)
+    for _ in range(3):
+        with pytest.raises(Interrupted, match=f"after step {stop} of 100") as caught:
+            train(config, tmp_path / "parts")
+        assert caught.value.signal_number == signal.SIGTERM
+        stop = next(stops, None)
+    found = train(config, tmp_path / "parts")
+    assert_same(weights(found), weights(expected))
+    clock = {"tokens_per_s", "step_seconds"}
+    lines = [[{k: v for k, v in line.items() if k not in clock} for line in read(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts")]
+    assert lines[0] == lines[1]
+
+
+def test_lines_written_after_the_checkpoint_are_dropped_on_resume(config, tmp_path):
+    folder = tmp_path / "run"
+    expected = train(config, folder)
+    before = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text("\n".join([*before, '{"step": 1', ""]))
+    (folder / "run.json").write_text(json.dumps({**json.loads((folder / "run.json").read_text()), "status": "training"}))
+    checkpoints = folder / "checkpoints"
+    last = checkpoint.steps(checkpoints)[-1]
+    (checkpoints / f"{last:09}" / "checkpoint.json").unlink()
+    assert_same(weights(train(config, folder)), weights(expected))
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [json.loads(line)["step"] for line in before]
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(config, tmp_path):
+    config = replace(config, sae=("topk", "jumprelu", "relu"), tokens=32 * 5, aux=0.0)
+    whole = weights(train(config, tmp_path / "whole"))
+    parts = weights(train(replace(config, accumulate=4), tmp_path / "parts"))
+    for name, weight in whole.items():
+        if not name.startswith("jumprelu"):  # its controller sees the mean L0 of a part
+            torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="accumulate = 1"):
+        replace(config, sae=("batch_topk",), accumulate=2)
+
+
+def test_accumulation_of_one_step_is_exact_to_a_millionth(config):
+    from monosem.train.recipe import make
+
+    x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0)) + 1
+    grads = []
+    for accumulate in (1, 4):
+        sae, objective = make("topk", replace(config, sae=("topk",), accumulate=accumulate), x)
+        for part in (x * sae.scale).chunk(accumulate):
+            (objective(sae.train(), part).total / accumulate).backward()
+        grads.append([weight.grad for weight in sae.parameters()])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6 * float(one.abs().max()))
+
+
+def test_bfloat16_autocast_stays_close(config, tmp_path):
+    config = replace(config, sae=("topk",))
+    exact, rounded = (train(replace(config, precision=p), tmp_path / p)["topk"] for p in ("float32", "bfloat16"))
+    difference = (exact.W_dec - rounded.W_dec).norm() / exact.W_dec.norm()
+    assert 0 < difference < 0.2
+
+
+def test_divergence_stops_with_its_place_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
+    step = job.Job.step
+
+    def poisoned(self, x, lr, tokens, sst):
+        step(self, x * float("nan") if tokens == 32 * 33 else x, lr, tokens, sst)
+
+    monkeypatch.setattr(job.Job, "step", poisoned)
+    with pytest.raises(InputError, match=r"topk diverged between training tokens 896 and 1,120.*lower lr"):
+        train(replace(config, sae=("topk",)), tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run" / "checkpoints")
+    assert saved is not None
+    assert saved.step == 30
+    assert all(tensor.isfinite().all() for tensor in saved.tensors["topk"].values())
+
+
+def test_an_altered_checkpoint_is_refused(config, tmp_path):
+    folder = tmp_path / "run"
+    train(replace(config, sae=("topk",)), folder)
+    (folder / "run.json").write_text(json.dumps({**json.loads((folder / "run.json").read_text()), "status": "training"}))
+    weights_file = sorted(folder.glob("checkpoints/*/topk.safetensors"))[-1]
+    weights_file.write_bytes(weights_file.read_bytes()[:-1])
+    with pytest.raises(InputError, match="truncated or altered"):
+        train(replace(config, sae=("topk",)), folder)
+
+
+def test_another_run_in_the_folder_is_refused(config, tmp_path):
+    train(replace(config, sae=("topk",)), tmp_path / "run")
+    with pytest.raises(InputError, match=r"holds a run with k = 4, asked for 5"):
+        train(replace(config, sae=("topk",), k=5), tmp_path / "run")
+
+
+def test_a_folder_in_use_is_refused(config, tmp_path):
+    from monosem.disk import lock
+
+    with lock(tmp_path / "run"), pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
+        train(config, tmp_path / "run")
+
+
+def test_calibration_sets_mean_l0_and_is_reported(config, tmp_path):
+    saes = train(replace(config, sae=("topk", "batch_topk", "jumprelu"), calibrate=True), tmp_path / "run")
+    assert saes["topk"].info["calibration"] is None
+    for name in ("batch_topk", "jumprelu"):
+        report = saes[name].info["calibration"]
+        assert report["l0_after"] == pytest.approx(4, rel=0.15)
+        assert abs(report["l0_after"] - 4) <= abs(report["l0_before"] - 4) + 0.05
+
+
+def test_projection_leaves_only_what_changes_directions():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 5, generator=generator)
+    job.normalise_rows(weight)
+    grad = torch.randn(6, 5, generator=generator)
+    expected = grad - (grad * weight).sum(1, keepdim=True) * weight
+    job.project_rows(grad, weight)
+    torch.testing.assert_close(grad, expected)
+    torch.testing.assert_close(weight.norm(dim=1), torch.ones(6))
+
+
+def test_the_dead_are_those_silent_for_long_enough(config):
+    from monosem.train.recipe import make
+
+    x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+    config = replace(config, sae=("topk",), dead_after=64)
+    sae, objective = make("topk", config, x)
+    one = job.Job("topk", sae, objective, config, torch.device("cpu"))
+    with torch.no_grad():
+        sae.encoder.bias[:5] = -100.0
+    for tokens in (32, 64):
+        fired = set(sae.codes(x).indices[sae.codes(x).values > 0].tolist())
+        one.step(x, 1e-9, tokens, torch.tensor(1.0))
+        one.refresh_dead(tokens)
+        silent = set(range(48)) - fired
+        assert set(one.dead.tolist()) == (silent if tokens == 64 else set())
+    assert set(range(5)) <= silent
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_learning_rate_rises_stays_and_falls_to_nothing(schedule):
+    config = TrainConfig(tokens=2048 * 100, warmup=0.1, decay=0.2, lr=1.0, schedule=schedule)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert 0 < rates[0] < rates[5] < rates[9] < 1
+    assert set(rates[10:81]) == {1.0}
+    assert all(a > b for a, b in zip(rates[80:], rates[81:], strict=False))
+    assert 0 < rates[99] < 0.06
+    middle = 0.5 if schedule == "linear" else (1 + math.cos(math.pi / 2)) / 2
+    assert rates[90] == pytest.approx(middle)
+
+
+BAD = [
+    ({"k": 5000, "n_latents": 100}, "k = 5000 does not fit 100 latents"),
+    ({"sae": ("topk", "topk")}, "name each autoencoder once"),
+    ({"tokens": 10}, "less than one batch"),
+    ({"batch": 10, "accumulate": 3, "tokens": 100}, "does not divide"),
+    ({"warmup": 0.9, "decay": 0.5}, "shares of the run"),
+    ({"window": 0}, "window = 0"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD)
+def test_bad_settings_are_one_line(values, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**values)
+
+
+def test_settings_from_a_file(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('sae = ["topk", "relu"]\nlr = 1\nsite = "mlp_out.3"\n')
+    assert TrainConfig.from_dict(TrainConfig.from_toml(path)) == TrainConfig(sae=("topk", "relu"), lr=1.0, site="mlp_out.3")
+    for text, message in [
+        ("n_latent = 3", r"unknown setting 'n_latent' \(did you mean 'n_latents'\?\)"),
+        ('k = "many"', "k = 'many': expected int"),
+        ("k = true", "expected int"),
+        ('schedule = "sine"', "expected one of linear, cosine"),
+        ("k = ", "is not TOML"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            TrainConfig.from_toml(path)
+
+
+def test_an_unknown_autoencoder_is_said_before_anything_is_loaded(config, tmp_path):
+    with pytest.raises(InputError, match="unknown autoencoder 'topp'"):
+        train(replace(config, sae=("topp",)), tmp_path / "run")
