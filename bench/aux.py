@@ -1,12 +1,13 @@
 """What the auxiliary loss for dead latents costs: a TopK step with a share of latents dead, over one with none dead.
 
-    python bench/aux.py --n-latents 16384 --k 64 --json
+python bench/aux.py --n-latents 16384 --k 64 --json
 """
 
 from __future__ import annotations
 
-import paired
 import torch
+
+import paired
 from step import make_job
 
 
@@ -33,7 +34,9 @@ def main() -> None:
     candidates["10%, k_aux d/2"] = lambda: wide.step(x, 1e-4, 1, sst)
     times = paired.interleaved(candidates, options.repeats)
     result: dict[str, object] = dict(paired.medians(times))
-    result |= {f"{label} over none": round(paired.ratio(times, label, "none"), 3) for label in candidates if label != "none"}
+    result |= {
+        f"{label} over none": round(paired.ratio(times, label, "none"), 3) for label in candidates if label != "none"
+    }
     paired.show({"n_latents": options.n_latents, "k": options.k, "k_aux": 2 * options.k, **result}, options.json)
 
 

@@ -1,6 +1,6 @@
 """What recording costs over the bare forward pass cut off after the same layer, in the same process.
 
-    python bench/record.py --layer 12 --windows 128 --json
+python bench/record.py --layer 12 --windows 128 --json
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-import paired
 import torch
 
+import paired
 from monosem.activations import Exclusion, Live, calibrate, record
 from monosem.lm import LanguageModel
 from monosem.shapes import Site
@@ -66,7 +66,18 @@ def main() -> None:
     result = paired.medians(times)
     rates = {f"{name}_tokens_per_s": round(tokens / min(values) * 1e3) for name, values in times.items()}
     overhead = {f"{name}_over_bare": round(paired.ratio(times, name, "bare_forward"), 3) for name in ("live", "record")}
-    paired.show({"model": lm.name, "dtype": str(lm.dtype), "site": str(site), "tokens": tokens, **result, **rates, **overhead}, options.json)
+    paired.show(
+        {
+            "model": lm.name,
+            "dtype": str(lm.dtype),
+            "site": str(site),
+            "tokens": tokens,
+            **result,
+            **rates,
+            **overhead,
+        },
+        options.json,
+    )
 
 
 if __name__ == "__main__":

@@ -9,18 +9,18 @@ Everything runs in one process, interleaved; figures are medians of paired ratio
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
 import sys
+from pathlib import Path
 
-import paired
 import torch
 from torch import nn
 from torch.nn import functional
 
-from monosem.train import Job, TrainConfig
-from monosem.train.job import normalise_rows, project_rows
-from monosem.train.recipe import make
+import paired
+from monosem.training import Job, TrainConfig
+from monosem.training.job import normalise_rows, project_rows
+from monosem.training.recipe import make
 
 
 class DenseStep:
@@ -55,7 +55,12 @@ class DenseStep:
 
 def make_job(name: str, options, x: torch.Tensor) -> Job:
     config = TrainConfig(
-        sae=(name,), n_latents=options.n_latents, k=options.k, batch=options.batch, tokens=10**9, lr=1e-4,
+        sae=(name,),
+        n_latents=options.n_latents,
+        k=options.k,
+        batch=options.batch,
+        tokens=10**9,
+        lr=1e-4,
         precision=options.precision,
     )
     return Job(name, *make(name, config, x), config, torch.device("cpu"))
@@ -64,10 +69,10 @@ def make_job(name: str, options, x: torch.Tensor) -> Job:
 def agreement(job: Job, dense: DenseStep, x: torch.Tensor) -> dict[str, float]:
     """Relative differences of loss and gradients from the same weights."""
     xs = x * job.sae.scale
-    loss = job.objective(job.sae, xs).total
-    loss.backward()
-    reference = dense.loss(xs)
-    reference.backward()
+    losses = job.objective(job.sae, xs).total, dense.loss(xs)
+    for loss in losses:
+        loss.backward()
+    ours, reference = (loss.item() for loss in losses)
     pairs = zip(
         [job.sae.encoder.weight.grad.T, job.sae.b_enc.grad, job.sae.W_dec.grad, job.sae.b_dec.grad],
         [weight.grad for weight in dense.weights],
@@ -76,7 +81,7 @@ def agreement(job: Job, dense: DenseStep, x: torch.Tensor) -> dict[str, float]:
     worst = max(float((a - b).norm() / b.norm()) for a, b in pairs)
     job.sae.zero_grad()
     dense.optimiser.zero_grad()
-    return {"loss_difference": float((loss - reference).abs() / reference), "gradient_difference": worst}
+    return {"loss_difference": abs(ours - reference) / reference, "gradient_difference": worst}
 
 
 def peak_memory(name: str, arguments: list[str]) -> float:
@@ -85,9 +90,15 @@ def peak_memory(name: str, arguments: list[str]) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def memory(key: str) -> float:
+    """MiB of this process: VmRSS now, VmHWM at most so far. Linux keeps both in one file."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
 def only(options) -> None:
     x = torch.randn(options.batch, options.d_model)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory("VmRSS")
     if options.only == "dense":
         job = make_job("topk", options, x)
         dense = DenseStep(job.sae, options.k)
@@ -98,7 +109,7 @@ def only(options) -> None:
         step = lambda: one.step(x, 1e-4, 1, torch.tensor(1.0))  # noqa: E731
     for _ in range(2):
         step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(memory("VmHWM") - before)
 
 
 def main() -> None:
@@ -121,7 +132,10 @@ def main() -> None:
     weight = jobs["topk"].sae.encoder.weight.detach().clone()
     result = agreement(jobs["topk"], dense, x)
     sst = torch.tensor(1.0)
-    candidates = {"encoder_product": lambda: functional.linear(x, weight), "dense_reference": lambda: dense(x)}
+    candidates = {
+        "encoder_product": lambda: functional.linear(x, weight),
+        "dense_reference": lambda: dense(x),
+    }
     for name, job in jobs.items():
         candidates[name] = lambda job=job: job.step(x, 1e-4, 1, sst)
     times = paired.interleaved(candidates, options.repeats)
@@ -131,7 +145,9 @@ def main() -> None:
     result["dense_reference_over_topk"] = round(paired.ratio(times, "dense_reference", "topk"), 3)
     for name in ("topk", "dense"):
         result[f"{name}_peak_MiB"] = round(peak_memory(name, sys.argv[1:]))
-    shape = {key: getattr(options, key) for key in ("d_model", "n_latents", "k", "batch", "precision", "threads", "repeats")}
+    shape = {
+        key: getattr(options, key) for key in ("d_model", "n_latents", "k", "batch", "precision", "threads", "repeats")
+    }
     paired.show({**shape, "machine": platform.machine(), "torch": torch.__version__, **result}, options.json)
 
 

@@ -39,14 +39,24 @@ def flags(settings: dict[str, object]) -> list[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "MONOSEM_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "MONOSEM_PROGRESS": "off"}
+    return {
+        **os.environ,
+        "MONOSEM_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "MONOSEM_PROGRESS": "off",
+    }
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
     command = [sys.executable, "-m", "monosem", *arguments]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(folder), cwd=folder
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(folder),
+        cwd=folder,
     )
 
 

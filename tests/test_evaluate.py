@@ -11,14 +11,14 @@ from torch.nn import functional
 
 import tiny
 from monosem.activations.exclusion import Exclusion
-from monosem.evaluate import Evaluation, evaluate, loss, replacement
-from monosem.evaluate.batch import Batch
-from monosem.evaluate.density import Density
-from monosem.evaluate.l0 import L0Distribution
-from monosem.evaluate.per_k import PerK, budgets
-from monosem.evaluate.ratio import Ratio, Sums
-from monosem.evaluate.reconstruction import RATIOS, Reconstruction
-from monosem.evaluate.variation import Variation
+from monosem.evaluation import Evaluation, evaluate, loss, replacement
+from monosem.evaluation.batch import Batch
+from monosem.evaluation.density import Density
+from monosem.evaluation.l0 import L0Distribution
+from monosem.evaluation.per_k import PerK, budgets
+from monosem.evaluation.ratio import Ratio, Sums
+from monosem.evaluation.reconstruction import RATIOS, Reconstruction
+from monosem.evaluation.variation import Variation
 from monosem.lm import LanguageModel
 from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, ReLU, Rule, TopK
 from monosem.shapes import InputError
@@ -269,9 +269,7 @@ def test_every_budget_equals_an_autoencoder_of_that_k(subtract_b_dec):
     rows = per_k.compute(variation.per_batch().sum())
     assert [row["k"] for row in rows] == budgets(12) == [1, 2, 4, 8, 12]
     for row in rows:
-        smaller = SAE(
-            sae.encoder, TopK(F, int(row["k"])), scale=sae.scale, subtract_b_dec=subtract_b_dec
-        ).eval()
+        smaller = SAE(sae.encoder, TopK(F, int(row["k"])), scale=sae.scale, subtract_b_dec=subtract_b_dec).eval()
         smaller.W_dec, smaller.b_dec = sae.W_dec, sae.b_dec
         one = Batch.of(smaller, x)
         explained = 1 - one.squared_error.sum().item() / variation.per_batch().sum()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tiny
 from monosem.activations.exclusion import Exclusion
-from monosem.evaluate import Context, FeatureStatistics, feature, feature_statistics, promoted
+from monosem.evaluation import Context, FeatureStatistics, feature, feature_statistics, promoted
 from monosem.lm import LanguageModel
 from monosem.sae import SAE, DenseEncoder, JumpReLU, ReLU, Rule, TopK
 from monosem.shapes import InputError
@@ -162,7 +162,7 @@ def test_large_arrays_are_read_a_slice_at_a_time(case, monkeypatch, tmp_path):
         def get_slice(self, name: str) -> object:
             return self.file.get_slice(name)
 
-    monkeypatch.setattr("monosem.evaluate.feature_file.safe_open", Spy)
+    monkeypatch.setattr("monosem.evaluation.feature_file.safe_open", Spy)
     FeatureStatistics.load(path).top(3)
     assert sorted(read) == ["density", "max", "mean", "starts"]
 
@@ -202,7 +202,7 @@ def test_an_unfinished_file_is_never_seen(case, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("monosem.evaluate.feature_file.save_file", full)
+    monkeypatch.setattr("monosem.evaluation.feature_file.save_file", full)
     with pytest.raises(InputError, match="disk is full"):
         case[0].save(tmp_path / "features")
     assert list(tmp_path.iterdir()) == []
@@ -261,7 +261,7 @@ def test_promoted_tokens_are_the_extremes_of_the_centred_logits(lm):
 def test_promoted_works_in_parts_and_refuses_what_has_no_direction(lm, monkeypatch):
     sae = autoencoder(TopK(F, 4))
     whole = promoted(sae, lm, range(F), n=3)
-    monkeypatch.setattr("monosem.evaluate.promotion._ROWS", 5)
+    monkeypatch.setattr("monosem.evaluation.promotion._ROWS", 5)
     for one, other in zip(whole, promoted(sae, lm, range(F), n=3)):
         torch.testing.assert_close(one, other)
     wide = SAE(DenseEncoder(48, F), TopK(F, 4))

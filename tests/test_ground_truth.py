@@ -5,15 +5,15 @@ import torch
 
 from monosem.activations import Rows, Stream
 from monosem.shapes import Site
-from monosem.train import Job, Loop, TrainConfig
-from monosem.train.recipe import make
+from monosem.training import Job, Loop, TrainConfig
+from monosem.training.recipe import make
 
 SITE = Site("resid_post", 0)
 D, FEATURES, ACTIVE = 32, 64, 4
 
 
 class Synthetic:
-    """Independent features with unit directions, each present with probability ACTIVE/FEATURES, strengths in 0.5..1.5."""
+    """Independent features with unit directions, each present with probability ACTIVE/FEATURES, strength 0.5..1.5."""
 
     sites = (SITE,)
     n_windows, length = 2000, 64
@@ -40,7 +40,14 @@ def test_training_recovers_the_features_of_synthetic_data(seed, tmp_path, monkey
     monkeypatch.setenv("MONOSEM_PROGRESS", "off")
     names = ("topk", "batch_topk", "jumprelu")
     config = TrainConfig(
-        sae=names, n_latents=FEATURES, k=ACTIVE, tokens=600_000, batch=512, lr=3e-3, seed=seed, checkpoint_every=10**6
+        sae=names,
+        n_latents=FEATURES,
+        k=ACTIVE,
+        tokens=600_000,
+        batch=512,
+        lr=3e-3,
+        seed=seed,
+        checkpoint_every=10**6,
     )
     source = Synthetic(seed)
     stream = Stream(source, batch=512, block=200, seed=seed)

@@ -5,15 +5,21 @@ import signal
 import time
 
 import pytest
-import run_folder
 import torch
 
+import run_folder
 from monosem.sae import load
-from monosem.train import checkpoint
+from monosem.training import checkpoint
 
 pytestmark = pytest.mark.slow
 SAES = ("topk", "batch_topk", "jumprelu")
-SETTINGS = {**run_folder.SETTINGS, "sae": ",".join(SAES), "tokens": 32 * 1500, "checkpoint_every": 1, "n_latents": 512}
+SETTINGS = {
+    **run_folder.SETTINGS,
+    "sae": ",".join(SAES),
+    "tokens": 32 * 1500,
+    "checkpoint_every": 1,
+    "n_latents": 512,
+}
 
 
 def weights(folder):
@@ -67,7 +73,12 @@ def test_a_run_killed_again_and_again_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_continue(tmp_path):
-    arguments = ["train", *run_folder.flags({**SETTINGS, "tokens": 32 * 20000, "checkpoint_every": 100000, **run_folder.inputs(tmp_path)})]
+    arguments = [
+        "train",
+        *run_folder.flags(
+            {**SETTINGS, "tokens": 32 * 20000, "checkpoint_every": 100000, **run_folder.inputs(tmp_path)}
+        ),
+    ]
     process = run_folder.start(tmp_path, *arguments, "--run", "run")
     log = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text()):

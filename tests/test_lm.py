@@ -131,9 +131,7 @@ def test_every_site_equals_a_computation_by_hand(lm):
     acts = lm.capture(tokens, lm.sites())
     assert {str(site) for site in acts} == set(want)
     for site, act in acts.items():
-        torch.testing.assert_close(
-            act, want[str(site)], msg=lambda text, site=site: f"{site}: {text}", **CLOSE
-        )
+        torch.testing.assert_close(act, want[str(site)], msg=lambda text, site=site: f"{site}: {text}", **CLOSE)
         assert act.shape[-1] == lm.width(site)
 
 
@@ -375,9 +373,7 @@ def test_unembedding_is_what_a_small_step_adds_to_the_logits(lm):
     assert lm.unembed(torch.eye(lm.d_model, dtype=torch.bfloat16)).dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "tokens", [torch.ones(4, dtype=torch.long), torch.ones(1, 4), torch.ones(1, 129).long()]
-)
+@pytest.mark.parametrize("tokens", [torch.ones(4, dtype=torch.long), torch.ones(1, 4), torch.ones(1, 129).long()])
 def test_tokens_of_another_shape_are_refused(lm, tokens):
     with pytest.raises(InputError):
         lm.capture(tokens, ["embed"])

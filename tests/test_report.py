@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 import tiny
 from monosem.activations.exclusion import Exclusion
-from monosem.evaluate import Context, FeatureStatistics, evaluate, feature_statistics
+from monosem.evaluation import Context, FeatureStatistics, evaluate, feature_statistics
 from monosem.lm import LanguageModel
 from monosem.report import Subject, plot, write_report
 from monosem.report.about import about
@@ -123,9 +123,7 @@ def log(name: str) -> list[dict]:
 def subjects_of(lm: LanguageModel, saes: dict[str, SAE], **options) -> list[Subject]:
     measured = evaluate(saes, lm, windows(), batch=4, **options)
     found = feature_statistics(saes, lm, windows(), batch=4)
-    return [
-        Subject(name, sae, measured[name].to_json(), found[name], log(name)) for name, sae in saes.items()
-    ]
+    return [Subject(name, sae, measured[name].to_json(), found[name], log(name)) for name, sae in saes.items()]
 
 
 @pytest.fixture(scope="module")

@@ -283,7 +283,7 @@ def test_pickles_are_refused_unopened(tmp_path):
 
 def test_bad_shapes_are_said():
     sae, _ = make("topk")
-    with pytest.raises(InputError, match="width 13 .* d_in 12"):
+    with pytest.raises(InputError, match=r"width 13 .* d_in 12"):
         sae.codes(torch.zeros(2, 13))
     with pytest.raises(InputError, match="k = 41 does not fit 40 latents"):
         TopK(F, 41)

@@ -1,5 +1,6 @@
 """The training loop: alone or together, interrupted or not, whole or in parts, always the same weights."""
 
+import itertools
 import json
 import math
 import os
@@ -7,15 +8,15 @@ import signal
 from dataclasses import replace
 
 import pytest
-import run_folder
 import torch
 
+import run_folder
 from monosem.sae import load
 from monosem.shapes import InputError
-from monosem.train import Interrupted, TrainConfig, checkpoint, job, open_run, train
-from monosem.train import loop as loop_module
-from monosem.train.log import read
-from monosem.train.schedule import learning_rate
+from monosem.training import Interrupted, TrainConfig, checkpoint, job, open_run, train
+from monosem.training import loop as loop_module
+from monosem.training.log import read
+from monosem.training.schedule import learning_rate
 
 ALL = ("topk", "batch_topk", "jumprelu", "relu")
 
@@ -86,7 +87,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch
     found = train(config, tmp_path / "parts")
     assert_same(weights(found), weights(expected))
     clock = {"tokens_per_s", "step_seconds"}
-    lines = [[{k: v for k, v in line.items() if k not in clock} for line in read(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts")]
+    lines = [
+        [{k: v for k, v in line.items() if k not in clock} for line in read(tmp_path / name / "metrics.jsonl")]
+        for name in ("whole", "parts")
+    ]
     assert lines[0] == lines[1]
 
 
@@ -95,12 +99,16 @@ def test_lines_written_after_the_checkpoint_are_dropped_on_resume(config, tmp_pa
     expected = train(config, folder)
     before = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join([*before, '{"step": 1', ""]))
-    (folder / "run.json").write_text(json.dumps({**json.loads((folder / "run.json").read_text()), "status": "training"}))
+    (folder / "run.json").write_text(
+        json.dumps({**json.loads((folder / "run.json").read_text()), "status": "training"})
+    )
     checkpoints = folder / "checkpoints"
     last = checkpoint.steps(checkpoints)[-1]
     (checkpoints / f"{last:09}" / "checkpoint.json").unlink()
     assert_same(weights(train(config, folder)), weights(expected))
-    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [json.loads(line)["step"] for line in before]
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [
+        json.loads(line)["step"] for line in before
+    ]
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch(config, tmp_path):
@@ -115,7 +123,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(config, tmp_path):
 
 
 def test_accumulation_of_one_step_is_exact_to_a_millionth(config):
-    from monosem.train.recipe import make
+    from monosem.training.recipe import make
 
     x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0)) + 1
     grads = []
@@ -153,7 +161,9 @@ def test_divergence_stops_with_its_place_and_keeps_the_last_good_checkpoint(conf
 def test_an_altered_checkpoint_is_refused(config, tmp_path):
     folder = tmp_path / "run"
     train(replace(config, sae=("topk",)), folder)
-    (folder / "run.json").write_text(json.dumps({**json.loads((folder / "run.json").read_text()), "status": "training"}))
+    (folder / "run.json").write_text(
+        json.dumps({**json.loads((folder / "run.json").read_text()), "status": "training"})
+    )
     weights_file = sorted(folder.glob("checkpoints/*/topk.safetensors"))[-1]
     weights_file.write_bytes(weights_file.read_bytes()[:-1])
     with pytest.raises(InputError, match="truncated or altered"):
@@ -194,7 +204,7 @@ def test_projection_leaves_only_what_changes_directions():
 
 
 def test_the_dead_are_those_silent_for_long_enough(config):
-    from monosem.train.recipe import make
+    from monosem.training.recipe import make
 
     x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
     config = replace(config, sae=("topk",), dead_after=64)
@@ -217,7 +227,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing(schedule):
     rates = [learning_rate(step, config) for step in range(100)]
     assert 0 < rates[0] < rates[5] < rates[9] < 1
     assert set(rates[10:81]) == {1.0}
-    assert all(a > b for a, b in zip(rates[80:], rates[81:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[80:]))
     assert 0 < rates[99] < 0.06
     middle = 0.5 if schedule == "linear" else (1 + math.cos(math.pi / 2)) / 2
     assert rates[90] == pytest.approx(middle)
@@ -242,7 +252,9 @@ def test_bad_settings_are_one_line(values, message):
 def test_settings_from_a_file(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_text('sae = ["topk", "relu"]\nlr = 1\nsite = "mlp_out.3"\n')
-    assert TrainConfig.from_dict(TrainConfig.from_toml(path)) == TrainConfig(sae=("topk", "relu"), lr=1.0, site="mlp_out.3")
+    assert TrainConfig.from_dict(TrainConfig.from_toml(path)) == TrainConfig(
+        sae=("topk", "relu"), lr=1.0, site="mlp_out.3"
+    )
     for text, message in [
         ("n_latent = 3", r"unknown setting 'n_latent' \(did you mean 'n_latents'\?\)"),
         ('k = "many"', "k = 'many': expected int"),

@@ -155,9 +155,7 @@ def _python_without_pip(tmp_path: Path) -> str:
 def test_a_member_that_is_not_what_the_table_says_is_refused(index, tmp_path):
     wheel = build(index)
     assert "does not have sha256" in refused(NAME, VERSION, sha256(wheel), {"tiny_data/table.csv": "0" * 64})
-    assert "no readable tiny_data/absent" in refused(
-        NAME, VERSION, sha256(wheel), {"tiny_data/absent": "0" * 64}
-    )
+    assert "no readable tiny_data/absent" in refused(NAME, VERSION, sha256(wheel), {"tiny_data/absent": "0" * 64})
     assert "leaves the folder" in refused(NAME, VERSION, sha256(wheel), {"../escape": "0" * 64})
     assert not (cache_folder() / "wheels" / "tiny-data-1.2").exists()
 

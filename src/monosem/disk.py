@@ -24,6 +24,7 @@ def cache_folder() -> Path:
 
 
 def sha256(path: Path) -> str:
+    """The checksum of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -83,6 +84,7 @@ def sweep(folder: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
@@ -127,5 +129,8 @@ def _flush(path: Path) -> None:
 def _explained(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free / 2**20
-        return InputError(f"the disk is full ({free:,.0f} MiB free) while writing {path}: nothing was half-written, free some space and run again")
+        return InputError(
+            f"the disk is full ({free:,.0f} MiB free) while writing {path}: nothing was half-written, "
+            "free some space and run again"
+        )
     return error

@@ -30,7 +30,9 @@ class Bar:
 
     def advance(self, units: float = 1, **notes: object) -> None:
         self.done += units
-        self.notes.update({key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in notes.items()})
+        self.notes.update(
+            {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in notes.items()}
+        )
         self.draw()
 
     def draw(self) -> None:
@@ -55,10 +57,10 @@ class _Lines(Bar):
     def draw(self) -> None:
         if time.monotonic() - self._last >= _LINE_EVERY:
             self._last = time.monotonic()
-            print(self.describe(), file=sys.stderr, flush=True)  # noqa: T201
+            _write(self.describe() + "\n")
 
     def close(self) -> None:
-        print(f"{self.describe()} · took {_clock(time.monotonic() - self._start)}", file=sys.stderr, flush=True)  # noqa: T201
+        _write(f"{self.describe()} · took {_clock(time.monotonic() - self._start)}\n")
 
 
 class _Live(_Lines):
@@ -69,10 +71,10 @@ class _Live(_Lines):
         if now - self._last >= 0.1:
             self._last = now
             width = os.get_terminal_size(sys.stderr.fileno()).columns
-            print(f"\r\x1b[2K{self.describe()[: width - 1]}", end="", file=sys.stderr, flush=True)  # noqa: T201
+            _write(f"\r\x1b[2K{self.describe()[: width - 1]}")
 
     def close(self) -> None:
-        print("\r\x1b[2K", end="", file=sys.stderr)  # noqa: T201
+        _write("\r\x1b[2K")
         super().close()
 
 
@@ -85,6 +87,11 @@ def progress(label: str, total: float | None = None, unit: str = "it", done: flo
         yield bar
     finally:
         bar.close()
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def _clock(seconds: float) -> str:

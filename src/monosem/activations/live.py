@@ -34,8 +34,10 @@ class Live:
         self.lm, self.windows, self.exclusion, self.batch = lm, windows, exclusion, batch
         self.sites, self.n_windows = tuple(sites), len(windows.tokens)
 
-    def rows(self, windows: Int[np.ndarray, "W"]) -> Rows:
-        parts = [self._pass(torch.from_numpy(windows[at : at + self.batch])) for at in range(0, len(windows), self.batch)]
+    def rows(self, windows: Int[np.ndarray, " W"]) -> Rows:
+        parts = [
+            self._pass(torch.from_numpy(windows[at : at + self.batch])) for at in range(0, len(windows), self.batch)
+        ]
         acts = {site: torch.cat([part.acts[site] for part in parts]) for site in self.sites}
         return Rows(acts, torch.cat([part.windows for part in parts]), torch.cat([part.positions for part in parts]))
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monosem.activations.exclusion import Exclusion
-from monosem.activations.live import calibrate, kept
+from monosem.activations.live import CALIBRATION_WINDOWS, kept
 from monosem.activations.stream import Rows
 from monosem.disk import cache_folder, digest, lock, read_json, sha256, sweep, whole_file, write_json
 from monosem.lm import LanguageModel
@@ -78,11 +78,21 @@ def record(
         _claim(folder, identity)
         if not (folder / "windows.safetensors").exists():
             with whole_file(folder / "windows.safetensors") as temporary:
-                save_file({"tokens": windows.tokens, "documents": windows.documents, "special": windows.special}, temporary)
-        if not (folder / "exclusion.json").exists():
-            write_json(folder / "exclusion.json", calibrate(lm, windows, sites, Exclusion()).describe())
+                save_file(
+                    {"tokens": windows.tokens, "documents": windows.documents, "special": windows.special},
+                    temporary,
+                )
         _record_shards(lm, windows, sites, folder, DTYPES[dtype], wanted, batch)
+        if not (folder / "exclusion.json").exists():
+            write_json(folder / "exclusion.json", _calibrated(Store(folder, wanted, Exclusion())).describe())
     return Store(folder, wanted)
+
+
+def _calibrated(store: Store) -> Exclusion:
+    first = np.arange(min(CALIBRATION_WINDOWS, store.n_windows))
+    return store.exclusion.calibrated(
+        store.windows.special[first], {site: store.acts(first, site) for site in store.sites}
+    )
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
@@ -92,11 +102,19 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         return
     for key, found in read_json(path).items():
         if found != identity[key]:
-            raise InputError(f"{folder} holds activations with {key} {found}, asked for {identity[key]}: choose another folder")
+            raise InputError(
+                f"{folder} holds activations with {key} {found}, asked for {identity[key]}: choose another folder"
+            )
 
 
 def _record_shards(
-    lm: LanguageModel, windows: Windows, sites: list[Site], folder: Path, dtype: torch.dtype, wanted: int, batch: int
+    lm: LanguageModel,
+    windows: Windows,
+    sites: list[Site],
+    folder: Path,
+    dtype: torch.dtype,
+    wanted: int,
+    batch: int,
 ) -> None:
     starts = range(0, wanted, SHARD_WINDOWS)
     length = windows.tokens.shape[1]
@@ -160,12 +178,12 @@ class Store:
         self.windows = Windows(text["tokens"], text["documents"], text["special"], self.identity["text"])
         self._maps: dict[tuple[int, Site], Tensor] = {}
 
-    def acts(self, windows: Int[np.ndarray, "W"], site: Site) -> Float[Tensor, "W T D"]:
+    def acts(self, windows: Int[np.ndarray, " W"], site: Site) -> Float[Tensor, "W T D"]:
         """Activations of whole windows, excluded tokens included."""
         shards, places = np.divmod(windows, SHARD_WINDOWS)
         return torch.stack([self._shard(int(shard), site)[place] for shard, place in zip(shards, places, strict=True)])
 
-    def rows(self, windows: Int[np.ndarray, "W"]) -> Rows:
+    def rows(self, windows: Int[np.ndarray, " W"]) -> Rows:
         acts = {site: self.acts(windows, site) for site in self.sites}
         which = torch.from_numpy(windows)
         return kept(acts, which, self.exclusion.mask(self.windows.special[which], acts))
@@ -189,7 +207,11 @@ class Store:
             keep = ~self.exclusion.mask(self.windows.special[which], {site: exact[site]})
             x, stored = exact[site].cpu()[keep].double(), self.acts(which, site)[keep].double()
             lost = float((stored - x).square().sum() / (x - x.mean(0)).square().sum())
-            result[str(site)] = {"dtype": self.identity["dtype"], "unexplained_variance": lost, "tokens": len(x)}
+            result[str(site)] = {
+                "dtype": self.identity["dtype"],
+                "unexplained_variance": lost,
+                "tokens": len(x),
+            }
         write_json(self.folder / "rounding.json", result)
         return result
 
@@ -203,8 +225,14 @@ class Store:
         width = self.identity["widths"][self.sites.index(site)]
         dtype = DTYPES[self.identity["dtype"]]
         shape = (note["windows"], self.identity["text"]["length"], width)
-        if not path.exists() or path.stat().st_size != np.prod(shape) * dtype.itemsize or sha256(path) != note["sha256"][str(site)]:
-            raise InputError(f"{path} is missing, truncated or altered: delete {start:08}.json beside it and record again")
+        if (
+            not path.exists()
+            or path.stat().st_size != np.prod(shape) * dtype.itemsize
+            or sha256(path) != note["sha256"][str(site)]
+        ):
+            raise InputError(
+                f"{path} is missing, truncated or altered: delete {start:08}.json beside it and record again"
+            )
         # Copy-on-write: torch wants writable memory, and no write may ever reach the file.
         raw = np.memmap(path, np.int16 if dtype.itemsize == 2 else np.int32, "c", shape=shape)
         return torch.from_numpy(raw).view(dtype)

@@ -19,8 +19,8 @@ class Rows(NamedTuple):
     """Kept tokens: their activations at each site and where they come from."""
 
     acts: dict[Site, Float[Tensor, "N D"]]
-    windows: Int[Tensor, "N"]
-    positions: Int[Tensor, "N"]
+    windows: Int[Tensor, " N"]
+    positions: Int[Tensor, " N"]
 
 
 class Source(Protocol):
@@ -29,7 +29,7 @@ class Source(Protocol):
     sites: tuple[Site, ...]
     n_windows: int
 
-    def rows(self, windows: Int[np.ndarray, "W"]) -> Rows:
+    def rows(self, windows: Int[np.ndarray, " W"]) -> Rows:
         """The kept tokens of these windows, in this order."""
         ...
 

@@ -30,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; bad input is one line on standard error and exit status 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
-        "monosem", description="Learn, measure and read the sparse features of language models.", epilog=EPILOG,
+        "monosem",
+        description="Learn, measure and read the sparse features of language models.",
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"monosem {__version__}")
@@ -47,14 +49,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(module: object, parsed: argparse.Namespace) -> int:
     from monosem.shapes import InputError
-    from monosem.train.interruption import Interrupted
+    from monosem.training.interruption import Interrupted
 
     try:
         module.run(parsed)  # type: ignore[attr-defined]
     except InputError as error:
         return _fail(str(error), 2)
     except Interrupted as stop:
-        return _fail(f"{stop}: a checkpoint is written, continue with monosem train --resume {parsed.run}", 128 + stop.signal_number)
+        return _fail(
+            f"{stop}: a checkpoint is written, continue with monosem train --resume {parsed.run}",
+            128 + stop.signal_number,
+        )
     except KeyboardInterrupt:
         return _fail("stopped: what was finished is kept, run the same command again to continue", 130)
     except BrokenPipeError:

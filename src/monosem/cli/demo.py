@@ -13,37 +13,48 @@ from pathlib import Path
 
 from monosem.cli import evaluate, features, flag, report, subject
 from monosem.cli.output import say, show
+from monosem.training.config import TrainConfig
 
-SETTINGS = {
-    "site": "resid_post.12",
-    "sae": ("topk", "batch_topk", "jumprelu"),
-    "n_latents": 4096,
-    "k": 32,
-    "distinct_tokens": 200_000,
-    "tokens": 400_000,
-    "batch": 1024,
-    "precision": "bfloat16",
-}
+SETTINGS = TrainConfig(
+    site="resid_post.12",
+    sae=("topk", "batch_topk", "jumprelu"),
+    n_latents=4096,
+    k=32,
+    distinct_tokens=200_000,
+    tokens=400_000,
+    batch=1024,
+    precision="bfloat16",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), metavar="FOLDER", help="where the run lives (default: runs/demo)")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=Path("runs/demo"),
+        metavar="FOLDER",
+        help="where the run lives (default: runs/demo)",
+    )
     flag.shared(parser)
 
 
 def run(parsed: argparse.Namespace) -> None:
     flag.use_threads(parsed)
-    from monosem.train import TrainConfig, open_run, train
+    from monosem.training import open_run, train
 
     started = time.monotonic()
     if not (parsed.run / "run.json").exists() or open_run(parsed.run)[1] != "finished":
-        train(TrainConfig(**SETTINGS), parsed.run)
+        train(SETTINGS, parsed.run)
     opened = subject.open_subject(_asked(parsed.run, 128))
     evaluations = evaluate.measure(opened, 32, store=True)
     features.gather(opened)
     output = report.write(opened, parsed.run, parsed.run / "report.html", 12, 0)
     say(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
-    result = {"run": str(parsed.run), "report": str(output), "saes": {name: one.to_json() for name, one in evaluations.items()}}
+    result = {
+        "run": str(parsed.run),
+        "report": str(output),
+        "saes": {name: one.to_json() for name, one in evaluations.items()},
+    }
     table = evaluate.summary(evaluations, evaluate.rates(opened))
     show(parsed, result, f"{table}\n\nreport: {output}\nnext:   monosem features {parsed.run}")
 

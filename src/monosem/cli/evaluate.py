@@ -17,7 +17,7 @@ from monosem.cli import flag, subject
 from monosem.cli.output import show, table
 
 if TYPE_CHECKING:
-    from monosem.evaluate import Evaluation
+    from monosem.evaluation import Evaluation
 
 COLUMNS = {
     "explained_variance": "EV",
@@ -32,7 +32,13 @@ COLUMNS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     subject.arguments(parser, windows=256)
-    parser.add_argument("--loss-windows", type=int, default=64, metavar="N", help="windows that also go through the whole model (default: 64)")
+    parser.add_argument(
+        "--loss-windows",
+        type=int,
+        default=64,
+        metavar="N",
+        help="windows that also go through the whole model (default: 64)",
+    )
     flag.shared(parser)
 
 
@@ -47,11 +53,9 @@ def run(parsed: argparse.Namespace) -> None:
 def measure(opened: subject.Subject, loss_windows: int, *, store: bool) -> dict[str, Evaluation]:
     """Evaluate and, if asked, store the result beside each autoencoder."""
     from monosem.disk import write_json
-    from monosem.evaluate import evaluate
+    from monosem.evaluation import evaluate
 
-    evaluations = evaluate(
-        opened.saes, opened.lm, opened.windows, loss_windows=loss_windows, command=subject.command()
-    )
+    evaluations = evaluate(opened.saes, opened.lm, opened.windows, loss_windows=loss_windows, command=subject.command())
     if store:
         for name, evaluation in evaluations.items():
             write_json(opened.folders[name] / "evaluation.json", evaluation.to_json())

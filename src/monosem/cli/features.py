@@ -19,7 +19,7 @@ from monosem.cli.output import show, table
 from monosem.shapes import InputError
 
 if TYPE_CHECKING:
-    from monosem.evaluate import Context, FeatureStatistics
+    from monosem.evaluation import Context, FeatureStatistics
     from monosem.lm import LanguageModel
     from monosem.sae import SAE
 
@@ -28,8 +28,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     subject.arguments(parser, windows=512)
     parser.add_argument("index", type=int, nargs="*", help="features to show in full")
     parser.add_argument("--sae", help="which autoencoder of a run (default: the first)")
-    parser.add_argument("--contexts", type=int, default=5, metavar="N", help="strongest contexts a feature (default: 5)")
-    parser.add_argument("--list", type=int, default=20, metavar="N", help="features to list when none is named (default: 20)")
+    parser.add_argument(
+        "--contexts", type=int, default=5, metavar="N", help="strongest contexts a feature (default: 5)"
+    )
+    parser.add_argument(
+        "--list", type=int, default=20, metavar="N", help="features to list when none is named (default: 20)"
+    )
     parser.add_argument("--refresh", action="store_true", help="read the text again")
     flag.shared(parser)
 
@@ -49,7 +53,11 @@ def run(parsed: argparse.Namespace) -> None:
         strongest = strongest_latents(statistics, parsed.list)
         rows = [_row(index, statistics, sae, opened.lm) for index in strongest]
         header = ["feature", "density", "mean", "max", "promotes", "suppresses"]
-        show(parsed, {"sae": name, "features": [dict(zip(header, row, strict=True)) for row in rows]}, table(header, rows))
+        show(
+            parsed,
+            {"sae": name, "features": [dict(zip(header, row, strict=True)) for row in rows]},
+            table(header, rows),
+        )
         return
     found = [detail(index, statistics, sae, opened.lm, parsed.contexts) for index in parsed.index]
     show(parsed, {"sae": name, "features": found}, "\n\n".join(_text(feature) for feature in found))
@@ -57,7 +65,7 @@ def run(parsed: argparse.Namespace) -> None:
 
 def gather(opened: subject.Subject, *, refresh: bool = False, store: bool = True) -> dict[str, FeatureStatistics]:
     """Feature statistics of every autoencoder, from disk where they are there."""
-    from monosem.evaluate import FeatureStatistics, feature_statistics
+    from monosem.evaluation import FeatureStatistics, feature_statistics
 
     paths = {name: folder / "features.safetensors" for name, folder in opened.folders.items()}
     if store and not refresh and all(path.exists() for path in paths.values()):
@@ -78,7 +86,7 @@ def strongest_latents(statistics: FeatureStatistics, count: int) -> list[int]:
 
 def detail(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel, contexts: int) -> dict[str, Any]:
     """Everything about one feature, JSON-able."""
-    from monosem.evaluate import promoted
+    from monosem.evaluation import promoted
 
     tokens = promoted(sae, lm, [index])
     decode = lm.tokenizer.decode
@@ -95,24 +103,39 @@ def detail(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageMode
 
 def _context(context: Context, lm: LanguageModel) -> dict[str, Any]:
     tokens = [lm.tokenizer.decode([token]) for token in context.tokens]
-    return {"window": context.window, "position": context.position, "value": context.value, "tokens": tokens, "values": context.values}
+    return {
+        "window": context.window,
+        "position": context.position,
+        "value": context.value,
+        "tokens": tokens,
+        "values": context.values,
+    }
 
 
 def _row(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel) -> list[str]:
     feature = detail(index, statistics, sae, lm, 0)
     tokens = [" ".join(repr(token)[1:-1] for token in feature[key][:5]) for key in ("promotes", "suppresses")]
-    return [str(index), f"{feature['density']:.2%}", f"{feature['mean']:.2f}", f"{feature['max']:.2f}", *tokens]
+    return [
+        str(index),
+        f"{feature['density']:.2%}",
+        f"{feature['mean']:.2f}",
+        f"{feature['max']:.2f}",
+        *tokens,
+    ]
 
 
 def _text(feature: dict[str, Any]) -> str:
     lines = [
-        f"feature {feature['feature']}: fires on {feature['density']:.3%} of tokens, mean {feature['mean']:.2f}, max {feature['max']:.2f}",
+        f"feature {feature['feature']}: fires on {feature['density']:.3%} of tokens, "
+        f"mean {feature['mean']:.2f}, max {feature['max']:.2f}",
         "promotes    " + "  ".join(map(repr, feature["promotes"])),
         "suppresses  " + "  ".join(map(repr, feature["suppresses"])),
     ]
     for context in feature["top"]:
         peak = max(context["values"], default=0.0)
-        marked = "".join(f"⟦{token}⟧" if value > peak / 2 else token for token, value in zip(context["tokens"], context["values"], strict=True))
+        marked = "".join(
+            f"⟦{token}⟧" if value > peak / 2 else token
+            for token, value in zip(context["tokens"], context["values"], strict=True)
+        )
         lines.append(f"{context['value']:8.2f}  {' '.join(marked.split())}")
     return "\n".join(lines)
-

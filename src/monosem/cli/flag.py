@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from monosem.train.config import TrainConfig, settings
+from monosem.training.config import TrainConfig, settings
 
 
 def shared(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,12 @@ def use_threads(parsed: argparse.Namespace) -> None:
 
 def training(parser: argparse.ArgumentParser, only: set[str] | None = None) -> None:
     """One flag for every setting of `TrainConfig`; those not given stay out of the namespace."""
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a TOML file, the same names; flags win")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="settings from a TOML file, the same names; flags win",
+    )
     for name, hint, default, text in settings():
         if only is None or name in only:
             _add(parser, name, hint, default, text)

@@ -37,7 +37,7 @@ def describe(path: Path) -> dict[str, Any]:
     if (path / "identity.json").is_file():
         return _store(path)
     if path.suffix == ".safetensors" and path.is_file():
-        from monosem.evaluate import FeatureStatistics
+        from monosem.evaluation import FeatureStatistics
 
         statistics = FeatureStatistics.load(path)
         return {"kind": "feature statistics", **statistics.metadata}
@@ -50,7 +50,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    from monosem.train import checkpoint, log
+    from monosem.training import checkpoint, log
 
     head = read_json(path / "run.json")
     lines = log.read(path / "metrics.jsonl")
@@ -69,7 +69,12 @@ def _autoencoder(path: Path) -> dict[str, Any]:
 
     sae = load(path)
     parameters = sum(weight.numel() for weight in sae.parameters())
-    return {"kind": "autoencoder", "checksum": "verified", "parameters": parameters, **read_json(path / "config.json")}
+    return {
+        "kind": "autoencoder",
+        "checksum": "verified",
+        "parameters": parameters,
+        **read_json(path / "config.json"),
+    }
 
 
 def _store(path: Path) -> dict[str, Any]:

@@ -22,7 +22,13 @@ def say(text: str) -> None:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns padded to their widest cell; the first is left-aligned, the others right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [[cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))] for row in [header, *rows]]
+    lines = [
+        [
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in [header, *rows]
+    ]
     rule = ["─" * width for width in widths]
     return "\n".join("  ".join(line).rstrip() for line in [lines[0], rule, *lines[1:]])
 

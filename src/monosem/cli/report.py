@@ -18,9 +18,23 @@ from monosem.disk import read_json
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     subject.arguments(parser, windows=256)
-    parser.add_argument("--output", type=Path, metavar="FILE.html", help="where to write (default: report.html in the folder)")
-    parser.add_argument("--features", type=int, default=12, metavar="N", help="strongest features shown, and as many random ones (default: 12)")
-    parser.add_argument("--loss-windows", type=int, default=64, metavar="N", help="windows that also go through the whole model (default: 64)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.html", help="where to write (default: report.html in the folder)"
+    )
+    parser.add_argument(
+        "--features",
+        type=int,
+        default=12,
+        metavar="N",
+        help="strongest features shown, and as many random ones (default: 12)",
+    )
+    parser.add_argument(
+        "--loss-windows",
+        type=int,
+        default=64,
+        metavar="N",
+        help="windows that also go through the whole model (default: 64)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides the random features (default: 0)")
     flag.shared(parser)
 
@@ -37,13 +51,19 @@ def run(parsed: argparse.Namespace) -> None:
 def write(opened: subject.Subject, folder: Path, output: Path, n_features: int, seed: int) -> Path:
     """The page, from what is stored beside the autoencoders."""
     from monosem.report import Subject, write_report
-    from monosem.train import log
+    from monosem.training import log
 
     statistics = features.gather(opened)
     run_folder = folder if (folder / "metrics.jsonl").exists() else folder.parent.parent
     lines = log.read(run_folder / "metrics.jsonl")
     subjects = [
-        Subject(name, sae, read_json(opened.folders[name] / "evaluation.json"), statistics[name], [line for line in lines if line["sae"] == name])
+        Subject(
+            name,
+            sae,
+            read_json(opened.folders[name] / "evaluation.json"),
+            statistics[name],
+            [line for line in lines if line["sae"] == name],
+        )
         for name, sae in opened.saes.items()
     ]
     return write_report(output, subjects, opened.lm, command=subject.command(), n_features=n_features, seed=seed)

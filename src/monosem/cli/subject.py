@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from monosem.cli.output import say
 from monosem.shapes import InputError
-from monosem.train.config import TrainConfig
+from monosem.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from monosem.lm import LanguageModel
@@ -30,7 +30,13 @@ class Subject(NamedTuple):
 
 def arguments(parser: argparse.ArgumentParser, windows: int) -> None:
     parser.add_argument("folder", type=Path, help="a run, or one autoencoder")
-    parser.add_argument("--windows", type=int, default=windows, metavar="N", help=f"held-out windows to read (default: {windows})")
+    parser.add_argument(
+        "--windows",
+        type=int,
+        default=windows,
+        metavar="N",
+        help=f"held-out windows to read (default: {windows})",
+    )
     parser.add_argument("--model", help="another copy of the model: hub name or local folder (default: as in training)")
     parser.add_argument("--text", help="other text (its held-out part); results are printed, not stored")
     parser.add_argument("--dtype", help="precision of the model (default: as in training)")
@@ -41,7 +47,7 @@ def open_subject(parsed: argparse.Namespace) -> Subject:
     """Load everything a command asks for; raises `InputError`."""
     from monosem.lm import LanguageModel
     from monosem.sae import find, load
-    from monosem.train.run import first_windows, run_windows
+    from monosem.training.run import first_windows, run_windows
 
     folders = find(parsed.folder)
     saes = {name: load(folder) for name, folder in folders.items()}
@@ -61,7 +67,9 @@ def open_subject(parsed: argparse.Namespace) -> Subject:
 def _config(saes: dict[str, SAE]) -> TrainConfig:
     for name, sae in saes.items():
         if "training" not in sae.info:
-            raise InputError(f"{name} does not say how it was trained: use monosem.evaluate from Python with a model and windows")
+            raise InputError(
+                f"{name} does not say how it was trained: use monosem.evaluate from Python with a model and windows"
+            )
         return TrainConfig.from_dict(sae.info["training"]["config"])
     raise InputError("no autoencoder was given")
 
@@ -72,7 +80,10 @@ def _check_model(saes: dict[str, SAE], lm: LanguageModel) -> None:
     for name, sae in saes.items():
         trained = sae.info.get("model", {})
         if trained.get("fingerprint") not in (None, found["fingerprint"]):
-            say(f"note: {name} was trained on other weights ({trained.get('name')}) than {lm.name}'s; figures describe the pair")
+            say(
+                f"note: {name} was trained on other weights ({trained.get('name')}) than {lm.name}'s; "
+                "figures describe the pair"
+            )
 
 
 def command() -> str:

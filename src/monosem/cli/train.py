@@ -22,14 +22,16 @@ from monosem.shapes import InputError
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="where the run lives (default: runs/SITE-SETTINGS)")
-    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="continue the run in this folder with its own settings")
+    parser.add_argument(
+        "--resume", type=Path, metavar="FOLDER", help="continue the run in this folder with its own settings"
+    )
     flag.training(parser)
     flag.shared(parser)
 
 
 def run(parsed: argparse.Namespace) -> None:
     flag.use_threads(parsed)
-    from monosem.train import open_run, train
+    from monosem.training import open_run, train
 
     if parsed.resume:
         if parsed.run and parsed.run != parsed.resume:

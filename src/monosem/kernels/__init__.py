@@ -3,4 +3,14 @@
 from monosem.kernels.dispatch import above, backend, batch_topk, count_above, decode, row_dots, scatter, topk
 from monosem.kernels.reference import Selected
 
-__all__ = ["Selected", "above", "backend", "batch_topk", "count_above", "decode", "row_dots", "scatter", "topk"]
+__all__ = [
+    "Selected",
+    "above",
+    "backend",
+    "batch_topk",
+    "count_above",
+    "decode",
+    "row_dots",
+    "scatter",
+    "topk",
+]

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -71,7 +72,15 @@ def decode(values: Tensor, indices: Tensor, offsets: Tensor | None, weight: Tens
 def row_dots(indices: Tensor, offsets: Tensor | None, weight: Tensor, rows: Tensor) -> Tensor:
     ends = _ends(indices, offsets)
     out = torch.empty(indices.shape, dtype=weight.dtype)
-    _over(len(rows), _dot_rows, indices.reshape(-1).numpy(), ends, weight.numpy(), rows.numpy(), out.view(-1).numpy())
+    _over(
+        len(rows),
+        _dot_rows,
+        indices.reshape(-1).numpy(),
+        ends,
+        weight.numpy(),
+        rows.numpy(),
+        out.view(-1).numpy(),
+    )
     return out
 
 
@@ -83,8 +92,11 @@ def scatter(values: Tensor, indices: Tensor, offsets: Tensor | None, rows: Tenso
     workers = torch.get_num_threads()
     cuts = np.searchsorted(starts[:-1], np.linspace(0, starts[-1], workers + 1)[1:-1])
     edges = [0, *cuts.tolist(), n_latents]
-    parts = list(zip(edges[:-1], edges[1:], strict=True))
-    _each(parts, lambda _, start, stop: _sum_latents(starts, tokens, weights, rows.numpy(), out.numpy(), start, stop))
+    parts = list(pairwise(edges))
+    _each(
+        parts,
+        lambda _, start, stop: _sum_latents(starts, tokens, weights, rows.numpy(), out.numpy(), start, stop),
+    )
     return out
 
 
@@ -105,7 +117,7 @@ def _pool(workers: int, _process: int) -> ThreadPoolExecutor:
 def _parts(n: int) -> list[tuple[int, int]]:
     workers = min(torch.get_num_threads(), max(n, 1))
     edges = np.linspace(0, n, workers + 1).astype(int).tolist()
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _each(parts: list[tuple[int, int]], work: Callable[[int, int, int], None]) -> None:

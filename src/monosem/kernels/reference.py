@@ -14,11 +14,11 @@ from torch.nn import functional
 
 
 class Selected(NamedTuple):
-    """Positive pre-activations that a rule keeps."""
+    """Positive pre-activations that a rule keeps; no indices: all of them, dense."""
 
     values: Float[Tensor, "*stored"]
-    indices: Int[Tensor, "*stored"]
-    offsets: Int[Tensor, "rows"] | None
+    indices: Int[Tensor, "*stored"] | None
+    offsets: Int[Tensor, " rows"] | None
 
 
 def topk(pre: Float[Tensor, "B F"], k: int) -> Selected:
@@ -36,7 +36,7 @@ def batch_topk(pre: Float[Tensor, "B F"], k: int) -> Selected:
     return _ragged(flat, where, pre.shape)
 
 
-def above(pre: Float[Tensor, "B F"], low: Float[Tensor, "F"]) -> Selected:
+def above(pre: Float[Tensor, "B F"], low: Float[Tensor, " F"]) -> Selected:
     """Every entry greater than its latent's bound."""
     where = (pre > low).flatten().nonzero().squeeze(1)
     return _ragged(pre.flatten(), where, pre.shape)
@@ -48,7 +48,7 @@ def _ragged(flat: Tensor, where: Tensor, shape: torch.Size) -> Selected:
     return Selected(flat[where], indices, functional.pad(ends, (1, 0)))
 
 
-def count_above(pre: Float[Tensor, "B F"], low: Float[Tensor, "F"]) -> int:
+def count_above(pre: Float[Tensor, "B F"], low: Float[Tensor, " F"]) -> int:
     """How many entries `above` would return."""
     return int((pre > low).sum())
 
@@ -56,7 +56,7 @@ def count_above(pre: Float[Tensor, "B F"], low: Float[Tensor, "F"]) -> int:
 def decode(
     values: Float[Tensor, "*stored"],
     indices: Int[Tensor, "*stored"],
-    offsets: Int[Tensor, "rows"] | None,
+    offsets: Int[Tensor, " rows"] | None,
     weight: Float[Tensor, "F D"],
 ) -> Float[Tensor, "B D"]:
     """out[b] = Σ_j values[b, j] · weight[indices[b, j]]."""
@@ -69,7 +69,7 @@ def decode(
 
 def row_dots(
     indices: Int[Tensor, "*stored"],
-    offsets: Int[Tensor, "rows"] | None,
+    offsets: Int[Tensor, " rows"] | None,
     weight: Float[Tensor, "F D"],
     rows: Float[Tensor, "B D"],
 ) -> Float[Tensor, "*stored"]:
@@ -83,7 +83,7 @@ def row_dots(
 def scatter(
     values: Float[Tensor, "*stored"],
     indices: Int[Tensor, "*stored"],
-    offsets: Int[Tensor, "rows"] | None,
+    offsets: Int[Tensor, " rows"] | None,
     rows: Float[Tensor, "B D"],
     n_latents: int,
 ) -> Float[Tensor, "F D"]:
@@ -92,7 +92,11 @@ def scatter(
     Entries are grouped by latent in token order, so the sum has one order however it is run.
     """
     order = indices.flatten().sort(stable=True)
-    token = order.indices // indices.shape[1] if offsets is None else torch.searchsorted(offsets, order.indices, right=True) - 1
+    token = (
+        order.indices // indices.shape[1]
+        if offsets is None
+        else torch.searchsorted(offsets, order.indices, right=True) - 1
+    )
     starts = torch.searchsorted(order.values, torch.arange(n_latents, device=indices.device))
     weights = values.flatten()[order.indices].to(rows.dtype)
     return functional.embedding_bag(token, rows, starts, per_sample_weights=weights, mode="sum")

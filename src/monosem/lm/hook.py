@@ -39,9 +39,7 @@ def _checked(new: Any, act: Tensor, site: Site) -> Tensor | None:
         return None
     if not isinstance(new, Tensor) or new.shape != act.shape:
         given = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-        raise InputError(
-            f"the hook at {site} returned {given}: return a tensor of shape {tuple(act.shape)}, or None"
-        )
+        raise InputError(f"the hook at {site} returned {given}: return a tensor of shape {tuple(act.shape)}, or None")
     return new.to(act)
 
 

@@ -17,6 +17,8 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Loaded(NamedTuple):
+    """What `LanguageModel.load` wraps."""
+
     model: Any
     tokenizer: Any
     name: str
@@ -63,9 +65,7 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    advice = (
-        f"give {embedded.NAME}, a folder with config.json and safetensors, or a hub name that can be reached"
-    )
+    advice = f"give {embedded.NAME}, a folder with config.json and safetensors, or a hub name that can be reached"
     try:
         with quiet():
             config = AutoConfig.from_pretrained(name)

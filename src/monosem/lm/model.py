@@ -116,9 +116,7 @@ class LanguageModel:
         return heads * (getattr(config, "head_dim", None) or self.d_model // heads)
 
     @contextmanager
-    def hooks(
-        self, fns: Mapping[str, Hook] | Mapping[Site, Hook] | Mapping[str | Site, Hook]
-    ) -> Iterator[None]:
+    def hooks(self, fns: Mapping[str, Hook] | Mapping[Site, Hook] | Mapping[str | Site, Hook]) -> Iterator[None]:
         """Inside the block every forward pass calls `fn(act [B, T, D])`; a tensor it returns replaces `act`.
 
         Works while generating (T is 1 after the prompt) and with gradients. A value written to `resid_mid`
@@ -126,9 +124,7 @@ class LanguageModel:
         """
         by_site = {self.site(site): fn for site, fn in fns.items()}
         if len(by_site) < len(fns):
-            raise InputError(
-                f"two of the hooks {', '.join(map(str, fns))} name one site: give one function a site"
-            )
+            raise InputError(f"two of the hooks {', '.join(map(str, fns))} name one site: give one function a site")
         with ExitStack() as stack:
             for site in sorted(by_site, key=lambda site: (site.layer or 0, _ORDER[site.kind])):
                 point = Point("", "out") if site.kind == "embed" else self.family.points[site.kind]
@@ -136,9 +132,7 @@ class LanguageModel:
                 stack.enter_context(install(module, site, point, self.family.norms, by_site[site]))
             yield
 
-    def capture(
-        self, tokens: Int[Tensor, "B T"], sites: Iterable[str | Site]
-    ) -> dict[Site, Float[Tensor, "B T D"]]:
+    def capture(self, tokens: Int[Tensor, "B T"], sites: Iterable[str | Site]) -> dict[Site, Float[Tensor, "B T D"]]:
         """Activations at `sites`, without gradient, in the model's dtype; the pass stops after the last."""
         wanted = list(dict.fromkeys(self.site(site) for site in sites))
         found: dict[Site, Tensor] = {}
@@ -212,9 +206,7 @@ class LanguageModel:
     def _batch(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
         longest = getattr(self.model.config, "max_position_embeddings", None)
         if tokens.ndim != 2 or tokens.is_floating_point() or not tokens.numel():
-            raise InputError(
-                f"tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}: give integers [B, T]"
-            )
+            raise InputError(f"tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}: give integers [B, T]")
         if longest is not None and tokens.shape[1] > longest:
             raise InputError(f"windows of {tokens.shape[1]} tokens: {self.name} reads at most {longest}")
         return tokens.to(self.device)

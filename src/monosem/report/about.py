@@ -48,8 +48,7 @@ def _training(subject: Subject) -> str:
     if not training or not text:
         return "How they were trained was not recorded."
     return (
-        f"Trained on {training['tokens']:,} tokens, {training['distinct_tokens']:,} of them distinct, "
-        f"of {_text(text)}."
+        f"Trained on {training['tokens']:,} tokens, {training['distinct_tokens']:,} of them distinct, of {_text(text)}."
     )
 
 

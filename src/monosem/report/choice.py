@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from monosem.evaluate import FeatureStatistics
+from monosem.evaluation import FeatureStatistics
 
 DENSITY = (1e-4, 3e-3)
 FEWEST = 10

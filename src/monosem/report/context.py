@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from monosem.evaluate import Context, FeatureStatistics
+from monosem.evaluation import Context, FeatureStatistics
 from monosem.report.spelling import Piece, Spelling
 
 Kind = Literal["plain", "active", "special", "excluded"]
@@ -44,9 +44,7 @@ def line(context: Context, latent: int, features: FeatureStatistics, spelling: S
     start, stop = context.start, context.start + len(context.tokens)
     excluded = features.excluded(context.window)[start:stop]
     most = features.max(latent)
-    spans = [
-        _span(piece, context, excluded, most, spelling.special) for piece in spelling.pieces(context.tokens)
-    ]
+    spans = [_span(piece, context, excluded, most, spelling.special) for piece in spelling.pieces(context.tokens)]
     return Line(
         context.value,
         list(_joined(spans)),

@@ -7,15 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from monosem.evaluate import promoted
+from monosem.evaluation import promoted, promotes
 from monosem.lm import LanguageModel
 from monosem.report.context import Line, line, peak
 from monosem.report.spelling import Spelling
 from monosem.report.subject import Subject
 
 TOP, GROUPS, WORDS, BINS = 5, 3, 8, 24
-WRITES = ("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-"""Kinds of site whose activations are parts of the residual stream, so that decoder rows promote tokens."""
 
 
 class Word(NamedTuple):
@@ -45,18 +43,12 @@ class Feature(NamedTuple):
     sampled: list[Line]
 
 
-def promotes(subject: Subject, lm: LanguageModel) -> bool:
-    """Whether the autoencoder's decoder rows are directions of the residual stream."""
-    site = lm.site(subject.sae.info["site"])
-    return site.kind in WRITES and subject.sae.d_out == lm.d_model
-
-
 def features(
     subject: Subject, lm: LanguageModel, spelling: Spelling, latents: Sequence[int], seed: int
 ) -> list[Feature]:
     """One for each of `latents`, which must be alive, in the same order."""
     words: list[tuple[list[Word], list[Word]]] = [([], []) for _ in latents]
-    if promotes(subject, lm):
+    if promotes(subject.sae, lm):
         found = promoted(subject.sae, lm, latents, min(WORDS, lm.vocab_size))
         words = [
             (_words(spelling, *top), _words(spelling, *bottom))
@@ -72,9 +64,7 @@ def _words(spelling: Spelling, ids: Sequence[int], values: Sequence[float]) -> l
     return [Word(spelling.word(token), value) for token, value in zip(ids, values)]
 
 
-def _feature(
-    subject: Subject, spelling: Spelling, latent: int, up: list[Word], down: list[Word], seed: int
-) -> Feature:
+def _feature(subject: Subject, spelling: Spelling, latent: int, up: list[Word], down: list[Word], seed: int) -> Feature:
     own = subject.features
     top = own.top(latent, TOP)
     values = own.activations(latent).values

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from monosem.disk import whole_file
+from monosem.evaluation import promotes
 from monosem.lm import LanguageModel
 from monosem.report import choice, feature, plot
 from monosem.report.about import about, title
@@ -68,8 +69,7 @@ def write_report(
             rule=choice,
             top=feature.TOP,
             sections=[
-                _section(place, subject, lm, spelling, n_features, seed)
-                for place, subject in enumerate(subjects)
+                _section(place, subject, lm, spelling, n_features, seed) for place, subject in enumerate(subjects)
             ],
         )
     )
@@ -83,8 +83,7 @@ def _section(
 ) -> Section:
     chosen = Choice(subject.features, n_features, seed)
     strongest, random = (
-        feature.features(subject, lm, spelling, latents, seed)
-        for latents in (chosen.strongest, chosen.random)
+        feature.features(subject, lm, spelling, latents, seed) for latents in (chosen.strongest, chosen.random)
     )
     return Section(
         subject.name,
@@ -93,7 +92,7 @@ def _section(
         subject.features.n_latents,
         subject.features.n_tokens,
         chosen,
-        feature.promotes(subject, lm),
+        promotes(subject.sae, lm),
         strongest,
         random,
     )

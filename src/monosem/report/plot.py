@@ -143,9 +143,7 @@ def _active(axes: Axes, subject: Subject, pen: Pen) -> None:
 
 def _budget(axes: Axes, subject: Subject, pen: Pen) -> None:
     rows = subject.evaluation["curves"]["per_k"]
-    axes.plot(
-        [row["k"] for row in rows], [row["explained_variance"] for row in rows], "o-", **pen, markersize=4
-    )
+    axes.plot([row["k"] for row in rows], [row["explained_variance"] for row in rows], "o-", **pen, markersize=4)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(_thousands)
 

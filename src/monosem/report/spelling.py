@@ -50,9 +50,7 @@ class Spelling:
 
 def byte_level(word: str) -> bytes:
     """Undo the alphabet in which byte-level vocabularies write each byte as one printable character."""
-    return b"".join(
-        bytes([_BYTES[letter]]) if letter in _BYTES else letter.encode(errors="replace") for letter in word
-    )
+    return b"".join(bytes([_BYTES[letter]]) if letter in _BYTES else letter.encode(errors="replace") for letter in word)
 
 
 def sentence_piece(word: str) -> bytes:
@@ -92,9 +90,7 @@ def _alphabet() -> dict[str, int]:
     """Printable Latin-1 bytes stand for themselves, the others for the characters from 256 on, in order."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(0x100) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(0x100 + place): byte for place, byte in enumerate(hidden)
-    }
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(hidden)}
 
 
 _BYTES = _alphabet()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from monosem.evaluate import FeatureStatistics
+from monosem.evaluation import FeatureStatistics
 from monosem.sae import SAE
 
 

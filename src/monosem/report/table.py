@@ -30,9 +30,7 @@ def _metric(key: str, style: str) -> Callable[[Subject], Cell]:
 
     def cell(subject: Subject) -> Cell:
         value, error = (subject.evaluation[part].get(key) for part in ("metrics", "errors"))
-        return Cell(
-            "" if value is None else format(value, style), "" if error is None else format(error, style)
-        )
+        return Cell("" if value is None else format(value, style), "" if error is None else format(error, style))
 
     return cell
 

@@ -6,6 +6,18 @@ from monosem.sae.folder import build, describe, find, load, save
 from monosem.sae.rule import RULES, BatchTopK, JumpReLU, ReLU, Rule, TopK
 
 __all__ = [
-    "ENCODERS", "RULES", "SAE", "BatchTopK", "DenseEncoder", "JumpReLU", "ReLU", "Rule", "TopK",
-    "build", "describe", "find", "load", "save",
+    "ENCODERS",
+    "RULES",
+    "SAE",
+    "BatchTopK",
+    "DenseEncoder",
+    "JumpReLU",
+    "ReLU",
+    "Rule",
+    "TopK",
+    "build",
+    "describe",
+    "find",
+    "load",
+    "save",
 ]

@@ -39,7 +39,9 @@ class SAE(nn.Module):
         self.encoder, self.rule = encoder, rule
         self.d_in, self.d_out = encoder.d_in, d_out or encoder.d_in
         if subtract_b_dec and self.d_out != self.d_in:
-            raise InputError(f"subtract_b_dec needs equal widths, d_in is {self.d_in} and d_out {self.d_out}: switch it off")
+            raise InputError(
+                f"subtract_b_dec needs equal widths, d_in is {self.d_in} and d_out {self.d_out}: switch it off"
+            )
         self.scale, self.subtract_b_dec, self.info = float(scale), subtract_b_dec, info or {}
         self.W_dec = nn.Parameter(torch.zeros(encoder.n_latents, self.d_out))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out))
@@ -59,7 +61,7 @@ class SAE(nn.Module):
         return self.encoder.weight.T
 
     @property
-    def b_enc(self) -> Float[Tensor, "F"]:
+    def b_enc(self) -> Float[Tensor, " F"]:
         return self.encoder.bias
 
     @property

@@ -31,14 +31,18 @@ class DenseEncoder(nn.Module):
         with torch.no_grad():
             self.weight.copy_(W_dec)
 
-    def pre_acts(self, x: Float[Tensor, "B D"], centre: Float[Tensor, "D"] | None) -> Float[Tensor, "B F"]:
+    def pre_acts(self, x: Float[Tensor, "B D"], centre: Float[Tensor, " D"] | None) -> Float[Tensor, "B F"]:
         return functional.linear(x if centre is None else x - centre, self.weight, self.bias)
 
-    def select(self, x: Float[Tensor, "B D"], rule: Rule, centre: Float[Tensor, "D"] | None) -> Codes:
-        return self._selected(x, centre, rule.choose, rule.threshold, rule.bandwidth)
+    def select(self, x: Float[Tensor, "B D"], rule: Rule, centre: Float[Tensor, " D"] | None) -> Codes:
+        return self._selected(x, centre, rule.choose, rule.learned() if self.training else None)
 
     def select_among(
-        self, latents: Int[Tensor, "S"], x: Float[Tensor, "B D"], choose: Choose, centre: Float[Tensor, "D"] | None
+        self,
+        latents: Int[Tensor, " S"],
+        x: Float[Tensor, "B D"],
+        choose: Choose,
+        centre: Float[Tensor, " D"] | None,
     ) -> Codes:
         """Select from some latents alone, at a cost proportional to their number."""
         return self._selected(x, centre, choose, latents=latents)
@@ -48,13 +52,14 @@ class DenseEncoder(nn.Module):
         x: Tensor,
         centre: Tensor | None,
         choose: Choose,
-        threshold: Tensor | None = None,
-        bandwidth: float | None = None,
+        learned: tuple[nn.Parameter, float] | None = None,
         latents: Tensor | None = None,
     ) -> Codes:
-        # A threshold learns only while training: in evaluation the entries around it are not stored.
-        learn = threshold if isinstance(threshold, nn.Parameter) and self.training else None
-        values, indices, offsets = Select.apply(x, centre, self.weight, self.bias, learn, choose, bandwidth, latents)
+        # In evaluation the entries around a threshold are not stored, so it gets no gradient.
+        threshold, bandwidth = learned or (None, None)
+        values, indices, offsets = Select.apply(
+            x, centre, self.weight, self.bias, threshold, choose, bandwidth, latents
+        )
         return Codes(values, indices, self.n_latents, offsets)
 
 

@@ -43,7 +43,9 @@ def build(config: dict[str, Any]) -> SAE:
     """An autoencoder with the parts a configuration names, its weights zero. Raises `InputError`."""
     _check_keys(config, _KEYS, "configuration")
     if config.get("format") != FORMAT or config.get("version") != VERSION:
-        raise InputError(f"format {config.get('format')!r} version {config.get('version')!r}: expected {FORMAT!r} {VERSION}")
+        raise InputError(
+            f"format {config.get('format')!r} version {config.get('version')!r}: expected {FORMAT!r} {VERSION}"
+        )
     if len(config["groups"]) != 1:
         raise InputError(f"this autoencoder has {len(config['groups'])} groups, this version reads one")
     (group,) = config["groups"]
@@ -70,6 +72,7 @@ def save(sae: SAE, folder: str | Path) -> Path:
 
 
 def write_weights(sae: SAE, path: Path) -> None:
+    """Every parameter and buffer as safetensors."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in sae.state_dict().items()}
     try:
         save_file(tensors, path)
@@ -81,7 +84,10 @@ def find(where: str | Path) -> dict[str, Path]:
     """The autoencoders of a folder by name: that folder itself, or all of a run. Raises `InputError`."""
     where = Path(where)
     if where.suffix in {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"}:
-        raise InputError(f"{where} is a pickle, which can run code when opened: give a folder with config.json and weights.safetensors")
+        raise InputError(
+            f"{where} is a pickle, which can run code when opened: "
+            "give a folder with config.json and weights.safetensors"
+        )
     if (where / "config.json").is_file():
         return {where.resolve().name: where}
     found = {folder.parent.name: folder.parent for folder in sorted(where.glob("saes/*/config.json"))}
@@ -89,7 +95,9 @@ def find(where: str | Path) -> dict[str, Path]:
         return found
     if (where / "run.json").is_file():
         raise InputError(f"the run in {where} is not finished: continue it with monosem train --resume {where}")
-    raise InputError(f"{where} holds no autoencoder: give a run folder, or a folder with config.json and weights.safetensors")
+    raise InputError(
+        f"{where} holds no autoencoder: give a run folder, or a folder with config.json and weights.safetensors"
+    )
 
 
 def load(where: str | Path) -> SAE:
@@ -106,7 +114,9 @@ def load(where: str | Path) -> SAE:
     if not weights.is_file():
         raise InputError(f"{weights} does not exist: the folder is incomplete, copy it again")
     if sha256(weights) != config.get("sha256"):
-        raise InputError(f"{weights} does not match the checksum in config.json: it is truncated or altered, restore it")
+        raise InputError(
+            f"{weights} does not match the checksum in config.json: it is truncated or altered, restore it"
+        )
     try:
         sae = build(config)
     except (KeyError, TypeError, AttributeError) as error:

@@ -44,7 +44,8 @@ class Select(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_values: Tensor, *_: Tensor | None):
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        grad_values = grad_outputs[0]
         centred, weight, threshold, values, indices, offsets = ctx.saved_tensors
         grad = grad_values * (values != 0)
         if indices is None:
@@ -73,7 +74,8 @@ class Decode(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        (grad,) = grad_outputs
         values, indices, offsets, weight = ctx.saved_tensors
         grad_values = kernels.row_dots(indices, offsets, weight, grad) if ctx.needs_input_grad[0] else None
         grad_weight = None
@@ -93,7 +95,8 @@ class CountActive(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor):
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
+        (grad,) = grad_outputs
         values, indices, threshold = ctx.saved_tensors
         inside = near(values, indices, threshold, ctx.bandwidth).to(threshold.dtype)
         grad_threshold = _per_latent(inside, indices, len(threshold)) * (-grad / (ctx.bandwidth * ctx.rows))
@@ -117,6 +120,6 @@ def decode(codes: Codes, weight: Float[Tensor, "F D"]) -> Float[Tensor, "B D"]:
     return Decode.apply(codes.values, codes.indices, codes.offsets, weight)
 
 
-def count_active(codes: Codes, threshold: Float[Tensor, "F"], bandwidth: float) -> Float[Tensor, ""]:
+def count_active(codes: Codes, threshold: Float[Tensor, " F"], bandwidth: float) -> Float[Tensor, ""]:
     """Mean L0 of codes whose rule has thresholds, differentiable in the thresholds."""
     return CountActive.apply(codes.values.detach(), codes.indices, threshold, bandwidth, codes.rows)

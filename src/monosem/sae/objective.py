@@ -34,7 +34,7 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.penalty, self.aux_coefficient, self.k_aux = penalty, aux_coefficient, k_aux
 
-    def forward(self, sae: SAE, x: Float[Tensor, "B D"], dead: Int[Tensor, "S"] | None = None) -> Loss:
+    def forward(self, sae: SAE, x: Float[Tensor, "B D"], dead: Int[Tensor, " S"] | None = None) -> Loss:
         codes = sae.encoder.select(x, sae.rule, sae.centre)
         residual = x - (decode(codes, sae.W_dec) + sae.b_dec)
         mse = residual.square().mean()

@@ -41,16 +41,19 @@ class TargetL0(nn.Module):
     def __init__(self, target: float, gain: float = 5.0, rate: float = 0.1) -> None:
         super().__init__()
         self.target, self.gain, self.rate = target, gain, rate
+        self.integral: Tensor
+        self.unit: Tensor
         self.register_buffer("integral", torch.zeros(()))
         self.register_buffer("unit", torch.zeros(()))
 
-    def initialise(self, threshold: Float[Tensor, "F"], d_in: int) -> None:
+    def initialise(self, threshold: Float[Tensor, " F"], d_in: int) -> None:
         self.unit.copy_(threshold.detach().square().mean() / d_in)
 
     def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
-        if rule.threshold is None or rule.bandwidth is None:
+        learned = rule.learned()
+        if learned is None:
             raise InputError("target_l0 needs a rule with thresholds, such as jumprelu")
-        l0 = count_active(codes, rule.threshold, rule.bandwidth)
+        l0 = count_active(codes, *learned)
         excess = l0.detach() / self.target - 1
         self.integral.add_(self.rate * excess)
         return (self.integral + self.gain * excess) * self.unit * l0

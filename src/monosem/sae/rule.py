@@ -1,4 +1,4 @@
-"""Rules say which latents of a token are active. One row of `RULES` each; constructor keywords are the configuration."""
+"""Rules say which latents of a token are active. One row of `RULES` each; keywords are the configuration."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ DENSE_ABOVE = 0.05
 class Rule(nn.Module):
     """What every rule offers. `n_latents` comes from the encoder, everything else from `config`."""
 
-    threshold: Tensor | None
-    bandwidth: float | None = None
     speed: float = 1.0
     """Learning rate of the thresholds over that of everything else."""
+
+    def learned(self) -> tuple[nn.Parameter, float] | None:
+        """Thresholds that learn and the bandwidth through which they do, if the rule has such."""
+        return None
 
     def config(self) -> dict[str, Any]:
         """Constructor keywords, without `n_latents`."""
@@ -38,7 +40,7 @@ class TopK(Rule):
 
     def __init__(self, n_latents: int, k: int) -> None:
         super().__init__()
-        self.k, self.threshold = _checked_k(k, n_latents), None
+        self.k = _checked_k(k, n_latents)
 
     def config(self) -> dict[str, Any]:
         return {"k": self.k}
@@ -58,8 +60,9 @@ class BatchTopK(Rule):
     def __init__(self, n_latents: int, k: int) -> None:
         super().__init__()
         self.k = _checked_k(k, n_latents)
+        self.cut: Tensor
         self.register_buffer("cut", torch.tensor(float("nan")))
-        self.threshold, self.n_latents = None, n_latents
+        self.n_latents = n_latents
 
     def config(self) -> dict[str, Any]:
         return {"k": self.k}
@@ -70,7 +73,9 @@ class BatchTopK(Rule):
             self._observe(selected.values)
             return selected
         if self.cut.isnan():
-            raise InputError("this BatchTopK autoencoder has no threshold: train it, or call .train() to select by batch")
+            raise InputError(
+                "this BatchTopK autoencoder has no threshold: train it, or call .train() to select by batch"
+            )
         return kernels.above(pre, self.cut.clamp_min(0).expand(self.n_latents))
 
     def _observe(self, values: Tensor) -> None:
@@ -97,6 +102,9 @@ class JumpReLU(Rule):
     def config(self) -> dict[str, Any]:
         return {"bandwidth": self.bandwidth}
 
+    def learned(self) -> tuple[nn.Parameter, float]:
+        return self.threshold, self.bandwidth
+
     def choose(self, pre: Tensor) -> Selected:
         threshold = self.threshold.detach()
         if not self.training:
@@ -110,7 +118,6 @@ class ReLU(Rule):
 
     def __init__(self, n_latents: int) -> None:
         super().__init__()
-        self.threshold = None
 
     def config(self) -> dict[str, Any]:
         return {}

@@ -5,6 +5,6 @@ H heads, N stored entries of a ragged `Codes`.
 """
 
 from monosem.shapes.error import InputError
-from monosem.shapes.site import KINDS, Site
+from monosem.shapes.site import KINDS, STREAM, Site
 
-__all__ = ["KINDS", "InputError", "Site"]
+__all__ = ["KINDS", "STREAM", "InputError", "Site"]

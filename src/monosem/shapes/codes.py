@@ -23,7 +23,7 @@ class Codes:
     values: Float[Tensor, "*stored"]
     indices: Int[Tensor, "*stored"] | None
     n_latents: int
-    offsets: Int[Tensor, "rows"] | None = None
+    offsets: Int[Tensor, " rows"] | None = None
     leading: tuple[int, ...] | None = None
 
     @property
@@ -40,7 +40,7 @@ class Codes:
         """Which stored entries are active."""
         return self.values != 0
 
-    def entry_rows(self) -> Int[Tensor, "N"]:
+    def entry_rows(self) -> Int[Tensor, " N"]:
         """The token of each stored entry, flattened as `values`."""
         if self.offsets is not None:
             counts = self.offsets.diff()
@@ -48,7 +48,7 @@ class Codes:
         width = self.values.shape[1]
         return torch.arange(self.rows, device=self.values.device).repeat_interleave(width)
 
-    def l0(self) -> Int[Tensor, "B"]:
+    def l0(self) -> Int[Tensor, " B"]:
         """Active latents per token."""
         if self.offsets is None:
             return self.active.sum(1)

@@ -20,6 +20,9 @@ KINDS = {
 }
 """Every kind of site, in the order in which a block computes them."""
 
+STREAM = ("embed", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+"""Kinds whose vectors live in the residual stream's space, where directions have logits."""
+
 TRANSFORMER_LENS = {
     "embed": "hook_embed",
     "resid_pre": "blocks.{}.hook_resid_pre",

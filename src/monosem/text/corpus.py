@@ -104,9 +104,7 @@ def _revision(name: str, documents: list[str]) -> str:
         try:
             data = document.encode()
         except UnicodeEncodeError:
-            raise InputError(
-                f"document {index} of {name} is not valid Unicode: remove or repair it"
-            ) from None
+            raise InputError(f"document {index} of {name} is not valid Unicode: remove or repair it") from None
         hashed.update(len(data).to_bytes(8, "little"))
         hashed.update(data)
     return hashed.hexdigest()[:16]
@@ -169,18 +167,14 @@ def _from_parquet(path: Path, column: str) -> list[str]:
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError:
-        raise InputError(
-            f"{path} needs pyarrow: pip install 'monosem[data]', or give a .jsonl file"
-        ) from None
+        raise InputError(f"{path} needs pyarrow: pip install 'monosem[data]', or give a .jsonl file") from None
     try:
         names = parquet.read_schema(path).names
         if column not in names:
             raise InputError(f"{path} has no column {column!r} but {', '.join(names)}: name the right column")
         values = parquet.read_table(path, columns=[column]).column(column).to_pylist()
     except (arrow.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"{path} is not readable parquet ({str(error).splitlines()[0]}): write it again"
-        ) from None
+        raise InputError(f"{path} is not readable parquet ({str(error).splitlines()[0]}): write it again") from None
     if wrong := next((value for value in values if not isinstance(value, str | None)), None):
         raise InputError(
             f"column {column!r} of {path} holds {type(wrong).__name__}, expected text: name another column"
@@ -192,9 +186,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 (byte {error.start}): convert it, for instance with iconv"
-        ) from None
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}): convert it, for instance with iconv") from None
 
 
 _READERS: dict[str, Callable[[Path, str], list[str]]] = {

@@ -123,9 +123,7 @@ def _tokenised(documents: list[str], tokenizer: Any, label: str) -> Iterator[lis
     with progress(f"tokenising {label}", total=len(documents), unit="documents") as bar:
         for start in range(0, len(documents), _BATCH):
             batch = documents[start : start + _BATCH]
-            yield from tokenizer(batch, add_special_tokens=False, truncation=False, verbose=False)[
-                "input_ids"
-            ]
+            yield from tokenizer(batch, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
             bar.advance(len(batch))
 
 

@@ -1,0 +1,45 @@
+"""How many latents are active on a token: mean, quantiles and histogram."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from monosem.evaluation.batch import Batch
+from monosem.evaluation.ratio import Sums
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_BINS = 50
+
+
+def l0(batch: Batch) -> Sums:
+    """mean_t #(f ≠ 0)."""
+    return Sums(batch.codes.l0().sum(), batch.rows)
+
+
+class L0Distribution:
+    """Exact counts of tokens by their number of active latents."""
+
+    def __init__(self, n_latents: int) -> None:
+        self._counts = torch.zeros(n_latents + 1, dtype=torch.int64)
+
+    def update(self, batch: Batch) -> None:
+        self._counts += torch.bincount(batch.codes.l0(), minlength=len(self._counts)).cpu()
+
+    def quantiles(self) -> dict[str, float]:
+        """`l0_q05` … `l0_q95`: the smallest L0 that at least this share of tokens does not exceed."""
+        below = self._counts.cumsum(0)
+        targets = torch.tensor(QUANTILES, dtype=torch.float64) * below[-1]
+        found = torch.searchsorted(below.double(), targets)
+        return {f"l0_q{round(100 * q):02}": float(at) for q, at in zip(QUANTILES, found.tolist())}
+
+    def histogram(self) -> list[dict[str, int]]:
+        """At most 50 bins of equal width from the least to the greatest L0, bounds included."""
+        seen = self._counts.nonzero().flatten()
+        first, last = int(seen[0]), int(seen[-1])
+        width = -(-(last - first + 1) // _BINS)
+        bins: list[Tensor] = list(self._counts[first : last + 1].split(width))
+        return [
+            {"low": first + i * width, "high": first + i * width + len(part) - 1, "tokens": int(part.sum())}
+            for i, part in enumerate(bins)
+        ]

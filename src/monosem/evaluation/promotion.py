@@ -1,0 +1,57 @@
+"""Which tokens a latent's decoder row makes more and less likely, read directly off the unembedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from monosem.lm import LanguageModel
+from monosem.sae import SAE
+from monosem.shapes import STREAM, InputError
+
+_ROWS = 256
+
+
+class Promoted(NamedTuple):
+    """For each of R latents the n tokens with the greatest and the least logit, most extreme first."""
+
+    top_ids: Int64[Tensor, "R n"]
+    top_values: Float32[Tensor, "R n"]
+    bottom_ids: Int64[Tensor, "R n"]
+    bottom_values: Float32[Tensor, "R n"]
+
+
+def promotes(sae: SAE, lm: LanguageModel) -> bool:
+    """Whether decoder rows are directions of the residual stream: by width, and by the kind of site."""
+    return sae.d_out == lm.d_model and lm.site(sae.info.get("site", "embed")).kind in STREAM
+
+
+@torch.no_grad()
+def promoted(sae: SAE, lm: LanguageModel, latents: Sequence[int], n: int = 10) -> Promoted:
+    """Logits of decoder rows through the final norm's gain and the unembedding, minus their mean over tokens.
+
+    Later blocks and the norm's division are left out, so values compare tokens, not latents. Raises
+    `InputError` when decoder rows are not directions of the residual stream, or a latent does not exist.
+    """
+    if not promotes(sae, lm):
+        raise InputError(
+            f"decoder rows of width {sae.d_out} at {sae.info.get('site')} are not directions of the residual stream "
+            f"(width {lm.d_model}): only {', '.join(STREAM)} promote tokens"
+        )
+    if wrong := [latent for latent in latents if not 0 <= latent < sae.n_latents]:
+        raise InputError(f"latent {wrong[0]} does not exist: give one from 0 to {sae.n_latents - 1}")
+    if not 1 <= n <= lm.vocab_size:
+        raise InputError(f"{n} tokens were asked for: give a number from 1 to {lm.vocab_size}")
+    parts = [_extremes(sae, lm, part, n) for part in torch.tensor(list(latents), dtype=torch.int64).split(_ROWS)]
+    return Promoted(*(torch.cat(column) for column in zip(*parts)))
+
+
+def _extremes(sae: SAE, lm: LanguageModel, latents: Int64[Tensor, " R"], n: int) -> Promoted:
+    logits = lm.unembed(sae.W_dec[latents.to(sae.W_dec.device)].to(lm.device))
+    logits = logits - logits.mean(1, keepdim=True)
+    top, bottom = logits.topk(n, dim=1), logits.topk(n, dim=1, largest=False)
+    return Promoted(top.indices.cpu(), top.values.cpu(), bottom.indices.cpu(), bottom.values.cpu())

@@ -1,0 +1,54 @@
+"""Where a result comes from: everything needed to obtain it again."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from monosem.evaluation.place import Place
+from monosem.lm import LanguageModel
+from monosem.sae import SAE, describe
+from monosem.text.window import Windows
+
+
+def provenance(lm: LanguageModel, windows: Windows, place: Place, batch: int, command: str | None) -> dict[str, Any]:
+    """JSON-able; the same for every autoencoder of one pass."""
+    count, length = windows.tokens.shape
+    return {
+        "command": command,
+        "monosem": _version(),
+        "model": lm.identity(),
+        "text": dict(windows.identity),
+        "tokens": {
+            "windows": count,
+            "length": length,
+            "total": count * length,
+            "sha256": hashlib.sha256(windows.tokens.contiguous().cpu().numpy().tobytes()).hexdigest(),
+        },
+        "attention": "within a window, across the documents in it",
+        "site": str(place.site),
+        "exclusion": place.exclusion.describe(),
+        "batch": batch,
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "device": str(lm.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def of_autoencoder(sae: SAE) -> dict[str, Any]:
+    """Its configuration and training record; seeds are in there where training stored them."""
+    return {"sae": describe(sae), "seed": sae.info.get("seed")}
+
+
+def _version() -> str | None:
+    """None when the package runs from its source without being installed."""
+    try:
+        return version("monosem")
+    except PackageNotFoundError:
+        return None

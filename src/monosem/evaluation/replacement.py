@@ -1,0 +1,110 @@
+"""Losses of the model when a site is replaced: by reconstructions, by zero, and by the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor
+
+from monosem.evaluation.loss import Loss, Source, cross_entropy, log_probabilities, loss
+from monosem.evaluation.place import Place
+from monosem.lm import LanguageModel
+from monosem.progress import progress
+from monosem.sae import SAE
+from monosem.text.window import Windows
+
+_LOGITS = 1 << 26
+"""Logits of a forward pass (256 MiB in float32): a batch goes through the model in parts of this size."""
+
+
+class Losses(NamedTuple):
+    """Sums over one batch: source tokens, cross-entropy as the model is, losses of each replacement."""
+
+    tokens: int
+    clean: float
+    zero: Loss
+    mean: Loss
+    saes: dict[str, Loss]
+
+
+def replacement_losses(
+    saes: Mapping[str, SAE],
+    lm: LanguageModel,
+    windows: Windows,
+    keep: Bool[Tensor, "N T"],
+    place: Place,
+    mean: Float[Tensor, " D"],
+    batch: int,
+) -> Iterator[Losses]:
+    """Losses of the first N windows, one item a batch; positions not kept stay as they are in every pass."""
+    count, length = keep.shape
+    rows = max(1, _LOGITS // (length * lm.vocab_size))
+    with progress("cross-entropy", keep.numel(), "tok") as bar:
+        for start in range(0, count, batch):
+            stop = min(start + batch, count)
+            parts = []
+            for low in range(start, stop, rows):
+                part = slice(low, min(low + rows, stop))
+                parts.append(_losses(saes, lm, windows.tokens[part], keep[part], place, mean))
+                bar.advance(keep[part].numel())
+            yield _sum(parts)
+
+
+def replace_kept(
+    act: Float[Tensor, "B T D"], keep: Bool[Tensor, "B T"], new: Float[Tensor, "S D"]
+) -> Float[Tensor, "B T D"]:
+    """`act` with its kept positions replaced by `new`, in the activation's dtype."""
+    replaced = act.clone()
+    replaced[keep] = new.to(act)
+    return replaced
+
+
+def _losses(
+    saes: Mapping[str, SAE],
+    lm: LanguageModel,
+    tokens: Int[Tensor, "B T"],
+    keep: Bool[Tensor, "B T"],
+    place: Place,
+    mean: Float[Tensor, " D"],
+) -> Losses:
+    keep = keep.to(lm.device)
+    source = Source.of(tokens.to(lm.device), keep)
+    if not len(source.targets):
+        return Losses(0, 0.0, Loss(), Loss(), {name: Loss() for name in saes})
+    act, clean = _unchanged(lm, tokens, source, place)
+    kept = act[keep].float()
+
+    def changed(new: Float[Tensor, "S D"]) -> Loss:
+        with lm.hooks({place.site: lambda act: replace_kept(act, keep, new)}):
+            return loss(lm.logits(tokens), clean, source)
+
+    return Losses(
+        len(source.targets),
+        cross_entropy(clean, source.targets),
+        changed(torch.zeros_like(kept)),
+        changed(mean.to(kept).expand_as(kept)),
+        {name: changed(sae(kept.to(sae.W_dec.device))) for name, sae in saes.items()},
+    )
+
+
+def _unchanged(
+    lm: LanguageModel, tokens: Int[Tensor, "B T"], source: Source, place: Place
+) -> tuple[Float[Tensor, "B T D"], Float32[Tensor, "S V"]]:
+    """The site's activation and the log probabilities of the model as it is."""
+    seen: list[Tensor] = []
+    with lm.hooks({place.site: seen.append}):
+        clean = log_probabilities(lm.logits(tokens), source)
+    return seen[0], clean
+
+
+def _sum(parts: list[Losses]) -> Losses:
+    return Losses(
+        sum(part.tokens for part in parts),
+        sum(part.clean for part in parts),
+        sum((part.zero for part in parts), Loss()),
+        sum((part.mean for part in parts), Loss()),
+        {name: sum((part.saes[name] for part in parts), Loss()) for name in parts[0].saes},
+    )

@@ -1,0 +1,28 @@
+"""Training: one loop for many autoencoders on one stream, with checkpoints that continue bitwise."""
+
+from typing import TYPE_CHECKING
+
+from monosem.lazy import lazy
+from monosem.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from monosem.training.interruption import Interrupted
+    from monosem.training.job import Job
+    from monosem.training.loop import Loop
+    from monosem.training.recipe import RECIPES
+    from monosem.training.run import open_run, train
+
+__all__ = ["RECIPES", "Interrupted", "Job", "Loop", "TrainConfig", "open_run", "train"]
+
+# The settings are needed for `--help`, where torch is not.
+__getattr__ = lazy(
+    __name__,
+    {
+        "RECIPES": "monosem.training.recipe",
+        "Interrupted": "monosem.training.interruption",
+        "Job": "monosem.training.job",
+        "Loop": "monosem.training.loop",
+        "open_run": "monosem.training.run",
+        "train": "monosem.training.run",
+    },
+)

@@ -1,0 +1,169 @@
+"""The settings of a training run: one frozen object; flags, TOML keys and help are generated from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from monosem.shapes import InputError
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field with the sentence that `--help` shows for it."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run's result. Token counts are training tokens after exclusion unless said."""
+
+    model: str = setting("smollm2-135m", "hub name, local folder, or the embedded smollm2-135m")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "precision of the model; auto measures which is fast here"
+    )
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
+    text: str = setting("news", "an embedded corpus by name, or a .txt, .jsonl or .parquet file")
+    column: str = setting("text", "the key or column that holds the text of .jsonl and .parquet files")
+    window: int = setting(256, "tokens a window; the model sees one window at a time")
+    bos: bool = setting(False, "start every window with the tokenizer's BOS token")
+    separator: bool = setting(True, "put the tokenizer's EOS token between documents")
+    held_out: float = setting(0.1, "share of documents kept for evaluation")
+    site: str = setting("resid_post.12", "where activations are read, such as resid_post.12")
+    activations: Literal["store", "live"] = setting(
+        "store", "record activations to disk first, or run the model while training"
+    )
+    distinct_tokens: int | None = setting(None, "how many tokens of text to use at most (default: as many as --tokens)")
+    sae: tuple[str, ...] = setting(
+        ("topk",), "autoencoders to train on the same batches: topk, batch_topk, jumprelu, relu"
+    )
+    n_latents: int = setting(8192, "dictionary size")
+    k: int = setting(32, "active latents a token: exact for topk, mean for batch_topk, target for jumprelu")
+    l1: float = setting(5.0, "L1 coefficient of relu, as in a loss summed over dimensions")
+    bandwidth: float = setting(0.3, "jumprelu: width of the window through which thresholds learn, in scaled units")
+    aux: float = setting(1 / 32, "weight of the auxiliary loss that revives dead latents")
+    k_aux: int | None = setting(None, "dead latents a token in the auxiliary loss (default: 2k; d_in/2 is the paper's)")
+    dead_after: int | None = setting(
+        None, "tokens without firing after which a latent is dead (default: min(10M, 10%% of the run))"
+    )
+    tokens: int = setting(1_000_000, "training tokens in total; more than there are distinct ones repeats them")
+    batch: int = setting(2048, "tokens a step")
+    accumulate: int = setting(1, "split each step's batch into this many parts to save memory")
+    lr: float = setting(1e-3, "peak learning rate of Adam")
+    warmup: float = setting(0.05, "share of steps in which the learning rate rises linearly")
+    decay: float = setting(0.2, "share of steps, at the end, in which it falls")
+    schedule: Literal["linear", "cosine"] = setting("linear", "shape of the fall")
+    clip: float = setting(1.0, "largest gradient norm")
+    precision: Literal["float32", "bfloat16"] = setting("float32", "encoder product: float32, or bfloat16 autocast")
+    calibrate: bool = setting(False, "afterwards set thresholds so that mean L0 is k on training tokens")
+    block: int = setting(256, "windows in a shuffle block")
+    seed: int = setting(0, "decides initial weights and the order of tokens")
+    log_every: int = setting(20, "steps between lines of metrics.jsonl")
+    checkpoint_every: int = setting(500, "steps between checkpoints")
+    keep: int = setting(2, "checkpoints kept")
+
+    def __post_init__(self) -> None:
+        for name in (
+            "window",
+            "n_latents",
+            "k",
+            "tokens",
+            "batch",
+            "accumulate",
+            "block",
+            "log_every",
+            "checkpoint_every",
+            "keep",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)}: expected at least 1")
+        if self.k > self.n_latents:
+            raise InputError(
+                f"k = {self.k} does not fit {self.n_latents} latents: choose k between 1 and {self.n_latents}"
+            )
+        if self.tokens < self.batch:
+            raise InputError(
+                f"tokens = {self.tokens} is less than one batch of {self.batch}: raise tokens or lower batch"
+            )
+        if self.batch % self.accumulate:
+            raise InputError(
+                f"accumulate = {self.accumulate} does not divide the batch of {self.batch}: choose a divisor"
+            )
+        if self.accumulate > 1 and "batch_topk" in self.sae:
+            raise InputError("batch_topk selects over the whole batch, so it cannot be accumulated: use accumulate = 1")
+        if not self.sae or len(set(self.sae)) < len(self.sae):
+            raise InputError(f"sae = {', '.join(self.sae) or 'nothing'}: name each autoencoder once")
+        if not 0 <= self.warmup + self.decay <= 1:
+            raise InputError(
+                f"warmup {self.warmup} and decay {self.decay} are shares of the run: their sum must lie in 0..1"
+            )
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch
+
+    @property
+    def dead_tokens(self) -> int:
+        """Tokens without firing after which a latent counts as dead."""
+        return self.dead_after if self.dead_after is not None else min(10_000_000, self.tokens // 10)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able; `TrainConfig.from_dict` gives it back."""
+        return dataclasses.asdict(self) | {"sae": list(self.sae)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """Raises `InputError` for an unknown key or a value of the wrong type."""
+        hints = get_type_hints(cls)
+        for key, value in values.items():
+            if key not in hints:
+                raise InputError(f"unknown setting {key!r}{_closest(key, hints)}: known are {', '.join(hints)}")
+            values = {**values, key: _typed(key, value, hints[key])}
+        return cls(**values)
+
+    @classmethod
+    def from_toml(cls, path: Path) -> dict[str, Any]:
+        """The keys of a TOML file, checked, ready to be overridden by flags."""
+        try:
+            values = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not TOML: {error}") from None
+        cls.from_dict(values)
+        return values
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    if key == "sae":
+        names = value.split(",") if isinstance(value, str) else value
+        if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+            return tuple(name.strip() for name in names)
+        raise InputError(f"sae = {value!r}: expected names such as topk,jumprelu")
+    choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
+    if choices:
+        if value in choices:
+            return value
+        raise InputError(f"{key} = {value!r}: expected one of {', '.join(choices)}")
+    kinds = get_args(hint) or (hint,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise InputError(f"{key} = {value!r}: expected {expected}")
+    return value
+
+
+def _closest(key: str, known: Any) -> str:
+    from difflib import get_close_matches
+
+    match = get_close_matches(key, list(known), 1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def settings() -> list[tuple[str, Any, Any, str]]:
+    """Name, type, default and help of every setting, for command-line flags and documentation."""
+    hints = get_type_hints(TrainConfig)
+    return [(item.name, hints[item.name], item.default, item.metadata["help"]) for item in fields(TrainConfig)]

@@ -1,0 +1,148 @@
+"""One autoencoder in training: its optimiser, its dead-latent counters, its step."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from monosem.sae import SAE
+from monosem.sae.objective import Loss, Reconstruction
+from monosem.shapes.codes import Codes
+from monosem.training.config import TrainConfig
+
+SUMS = ("loss", "mse", "penalty", "aux", "l0", "grad_norm", "sse", "sst", "steps")
+"""What is summed on the device between two lines of the log."""
+
+
+class Job:
+    """Steps depend on the batches alone, so a job gives the same weights alone or beside others."""
+
+    def __init__(
+        self, name: str, sae: SAE, objective: Reconstruction, config: TrainConfig, device: torch.device
+    ) -> None:
+        self.name, self.config = name, config
+        self.sae, self.objective = sae.to(device).train(), objective.to(device)
+        self.optimiser = _optimiser(self.sae, config.lr)
+        # One place more than latents: entries that are not active are written there.
+        self.last_fired = torch.zeros(sae.n_latents + 1, dtype=torch.int64, device=device)
+        self.dead = torch.empty(0, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+        self.seconds = 0.0
+
+    def step(self, x: Float[Tensor, "B D"], lr: float, tokens: int, sst: Float[Tensor, ""]) -> None:
+        """One optimiser step on raw activations. `tokens`: seen after this step; `sst`: the batch's centred energy."""
+        start = time.perf_counter()
+        parts = (x * self.sae.scale).chunk(self.config.accumulate)
+        for part in parts:
+            with self._autocast():
+                loss = self.objective(self.sae, part, self.dead)
+            (loss.total / len(parts)).backward()
+            self._count_fired(loss.codes, tokens)
+            self._add_up(loss, part, sst / len(parts))
+        self._update(lr)
+        self.seconds += time.perf_counter() - start
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.last_fired.device.type, torch.bfloat16)
+
+    @torch.no_grad()
+    def _update(self, lr: float) -> None:
+        if self.sae.W_dec.grad is not None:
+            project_rows(self.sae.W_dec.grad, self.sae.W_dec)
+        norm = nn.utils.clip_grad_norm_(self.sae.parameters(), self.config.clip)
+        self.sums[SUMS.index("grad_norm")] += norm
+        self.sums[SUMS.index("steps")] += 1
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr * group["speed"]
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        normalise_rows(self.sae.W_dec)
+
+    @torch.no_grad()
+    def _count_fired(self, codes: Codes, tokens: int) -> None:
+        if codes.indices is None:
+            self.last_fired[:-1].masked_fill_((codes.values > 0).any(0), tokens)
+        else:
+            self.last_fired[torch.where(codes.values > 0, codes.indices, self.sae.n_latents).flatten()] = tokens
+
+    @torch.no_grad()
+    def _add_up(self, loss: Loss, part: Tensor, sst: Tensor) -> None:
+        share = 1 / self.config.accumulate
+        sse = loss.mse * part.numel() / self.sae.scale**2
+        l0 = (loss.codes.values != 0).sum() / len(part)
+        terms = [
+            loss.total.detach() * share,
+            loss.mse * share,
+            loss.penalty * share,
+            loss.aux * share,
+            l0 * share,
+        ]
+        self.sums[: len(terms)] += torch.stack(terms)
+        self.sums[SUMS.index("sse") : SUMS.index("sse") + 2] += torch.stack([sse, sst])
+
+    def refresh_dead(self, tokens: int) -> None:
+        """Latents that have not fired for the configured number of tokens; waits for the device."""
+        silent = tokens - self.last_fired[:-1]
+        self.dead = (silent >= self.config.dead_tokens).nonzero().flatten()
+
+    def summary(self) -> dict[str, float]:
+        """Means since the last call; waits for the device."""
+        values = dict(zip(SUMS, self.sums.tolist(), strict=True))
+        self.sums.zero_()
+        steps = max(values["steps"], 1)
+        means = {key: values[key] / steps for key in ("loss", "mse", "penalty", "aux", "l0", "grad_norm")}
+        evr = 1 - values["sse"] / values["sst"] if values["sst"] else float("nan")
+        return {**means, "explained_variance": evr, "dead_share": len(self.dead) / self.sae.n_latents}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that decides the next steps, as named tensors."""
+        state = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
+        state |= {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            state |= {f"optimiser.{number}.{name}": tensor for name, tensor in moments.items()}
+        return state | {"last_fired": self.last_fired, "dead": self.dead, "sums": self.sums}
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state`, bitwise."""
+        self.sae.load_state_dict(_under("sae.", state))
+        self.objective.load_state_dict(_under("objective.", state))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimiser.", state).items():
+            number, key = name.split(".", 1)
+            moments.setdefault(int(number), {})[key] = tensor
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        device = self.last_fired.device
+        self.last_fired, self.dead, self.sums = (state[key].to(device) for key in ("last_fired", "dead", "sums"))
+
+
+def _optimiser(sae: SAE, lr: float) -> torch.optim.Adam:
+    """Adam, fused where torch has it; thresholds learn at a speed of their own."""
+    learned = sae.rule.learned()
+    threshold = [learned[0]] if learned else []
+    others = [weight for weight in sae.parameters() if all(weight is not one for one in threshold)]
+    groups = [{"params": others, "speed": 1.0}, {"params": threshold, "speed": sae.rule.speed}]
+    fused = others[0].device.type in ("cpu", "cuda")
+    return torch.optim.Adam([group for group in groups if group["params"]], lr=lr, fused=fused)
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def project_rows(grad: Float[Tensor, "F D"], weight: Float[Tensor, "F D"]) -> None:
+    """Remove from each row of `grad` what is parallel to the unit row of `weight`, in place."""
+    along = torch.linalg.vecdot(grad, weight).unsqueeze(1)
+    grad.addcmul_(along, weight, value=-1)
+
+
+def normalise_rows(weight: Float[Tensor, "F D"]) -> None:
+    """Rows to unit norm, in place."""
+    weight.div_(torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp_min_(1e-12))

@@ -1,0 +1,119 @@
+"""The training loop: one stream, many autoencoders, every one the same as if trained alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from monosem.activations import Stream
+from monosem.progress import Bar, progress
+from monosem.sae import describe
+from monosem.shapes import InputError, Site
+from monosem.training import checkpoint
+from monosem.training.checkpoint import Checkpoint
+from monosem.training.config import TrainConfig
+from monosem.training.interruption import Interrupted, Interruption
+from monosem.training.job import Job
+from monosem.training.log import Log
+from monosem.training.schedule import learning_rate
+
+
+class Loop:
+    """Owns the counters of a run. Waits for the device only where a log line or a checkpoint is due."""
+
+    def __init__(self, jobs: list[Job], stream: Stream, site: Site, config: TrainConfig, folder: Path) -> None:
+        self.jobs, self.stream, self.site, self.config, self.folder = jobs, stream, site, config, folder
+        self.step, self.tokens = 0, 0
+        self._last = (0, time.perf_counter())
+
+    def resume(self, saved: Checkpoint) -> None:
+        """Continue from a checkpoint."""
+        self.step, self.tokens = saved.step, saved.tokens
+        self.stream.resume(saved.stream)
+        for job in self.jobs:
+            job.resume(saved.tensors[job.name])
+            job.seconds = saved.seconds[job.name]
+        torch.set_rng_state(saved.rng)
+
+    def run(self) -> None:
+        """Train to the end. Raises `Interrupted` after a checkpoint when asked to stop, `InputError` on divergence."""
+        log = Log(self.folder / "metrics.jsonl", self.step)
+        names = ", ".join(job.name for job in self.jobs)
+        total = self.config.steps * self.config.batch
+        self._last = (self.tokens, time.perf_counter())
+        try:
+            with Interruption() as asked, progress(f"training {names}", total, "tok", self.tokens) as bar:
+                while self.step < self.config.steps:
+                    self._advance(log, bar)
+                    if asked.signal is not None:
+                        self.save()
+                        raise Interrupted(asked.signal, f"stopped after step {self.step} of {self.config.steps}")
+        finally:
+            log.close()
+
+    def _advance(self, log: Log, bar: Bar) -> None:
+        x = next(self.stream).acts[self.site].to(self.jobs[0].last_fired.device).float()
+        self.tokens += len(x)
+        sst = _centred_energy(x)
+        for job in self.jobs:
+            job.step(x, learning_rate(self.step, self.config), self.tokens, sst)
+        self.step += 1
+        bar.advance(len(x))
+        last = self.step == self.config.steps
+        if self.step % self.config.log_every == 0 or last:
+            for job in self.jobs:
+                job.refresh_dead(self.tokens)
+            self._log(log, bar)
+        if self.step % self.config.checkpoint_every == 0 or last:
+            self.save()
+
+    def _log(self, log: Log, bar: Bar) -> None:
+        tokens, since = self._last
+        self._last = (self.tokens, time.perf_counter())
+        rate = (self.tokens - tokens) / max(self._last[1] - since, 1e-9)
+        for job in self.jobs:
+            self._check_finite(job)
+            summary = job.summary()
+            position = {"step": self.step, "tokens": self.tokens, "epoch": self.stream.epoch, "sae": job.name}
+            seconds = {"tokens_per_s": rate, "step_seconds": job.seconds}
+            log.write({**position, **summary, "lr": learning_rate(self.step - 1, self.config), **seconds})
+            bar.advance(0, **{f"{job.name} EV": summary["explained_variance"]})
+
+    def _check_finite(self, job: Job) -> None:
+        if bool(job.sums.isfinite().all()):
+            return
+        first = self.tokens - self.config.log_every * self.config.batch
+        raise InputError(
+            f"{job.name} diverged between training tokens {max(first, 0):,} and {self.tokens:,} (loss not finite): "
+            f"lower lr from {self.config.lr:g}; the last good checkpoint is kept in {self.folder / 'checkpoints'}"
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint; weights that are not finite are never written over good ones."""
+        for job in self.jobs:
+            self._check_finite(job)
+            if not all(math.isfinite(float(weight.sum())) for weight in job.sae.state_dict().values()):
+                raise InputError(
+                    f"the weights of {job.name} are not finite at step {self.step}: lower lr from {self.config.lr:g}"
+                )
+        checkpoint.save(
+            self.folder / "checkpoints",
+            Checkpoint(
+                self.step,
+                self.tokens,
+                self.stream.state(),
+                {job.name: describe(job.sae) for job in self.jobs},
+                {job.name: job.state() for job in self.jobs},
+                {job.name: job.seconds for job in self.jobs},
+                checkpoint.random_state(),
+            ),
+            self.config.keep,
+        )
+
+
+def _centred_energy(x: Tensor) -> Tensor:
+    return (x - x.mean(0)).square().sum()
