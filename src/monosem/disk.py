@@ -122,6 +122,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
+    path.chmod(0o644)  # some writers leave files that only their owner can read
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -54,7 +54,7 @@ def run(parsed: argparse.Namespace) -> None:
     lm = LanguageModel.load(config.model, dtype=config.dtype, device=config.device)
     sites = [lm.site(site) for site in parsed.sites or ["resid_post.12"]]
     text = run_windows(config, lm, "train")
-    n_windows = min(len(text.tokens), -(-parsed.tokens // config.window))
+    n_windows = min(len(text.tokens), -(-parsed.count // config.window))
     dtype = parsed.store_dtype or str(lm.dtype).removeprefix("torch.")
     size = store_bytes(store_identity(lm, text, sites, dtype), n_windows)
     say(

@@ -75,11 +75,12 @@ def _config(saes: dict[str, SAE]) -> TrainConfig:
 
 
 def _check_model(saes: dict[str, SAE], lm: LanguageModel) -> None:
-    """Another width is an error elsewhere; other weights of the same shape are said."""
+    """Another width is refused when evaluating; other weights of the same width are said."""
     found = lm.identity()
     for name, sae in saes.items():
         trained = sae.info.get("model", {})
-        if trained.get("fingerprint") not in (None, found["fingerprint"]):
+        same_shape = trained.get("d_model") == found["d_model"]
+        if same_shape and trained["fingerprint"] != found["fingerprint"]:
             say(
                 f"note: {name} was trained on other weights ({trained.get('name')}) than {lm.name}'s; "
                 "figures describe the pair"

@@ -52,6 +52,15 @@ def _training(subject: Subject) -> str:
     )
 
 
+def _rounding(subject: Subject) -> str:
+    lost = subject.sae.info.get("rounding") or {}
+    return " ".join(
+        f"Activations were stored in {row['dtype']}, which loses {row['unexplained_variance']:.1e} of their variance "
+        f"against the model in float32 ({row['tokens']:,} tokens)."
+        for row in lost.values()
+    )
+
+
 def _exclusion(subject: Subject) -> str:
     rule = Exclusion(**subject.sae.info["exclusion"])
     return f"Tokens {rule}; they are left out of training, evaluation and feature statistics."
@@ -93,6 +102,7 @@ def _machine(subject: Subject) -> str:
 SENTENCES: tuple[Callable[[Subject], str], ...] = (
     _model,
     _training,
+    _rounding,
     _exclusion,
     _evaluation,
     _statistics,
