@@ -265,7 +265,7 @@ def test_promoted_works_in_parts_and_refuses_what_has_no_direction(lm, monkeypat
     for one, other in zip(whole, promoted(sae, lm, range(F), n=3)):
         torch.testing.assert_close(one, other)
     wide = SAE(DenseEncoder(48, F), TopK(F, 4))
-    with pytest.raises(InputError, match="decoder rows have width 48"):
+    with pytest.raises(InputError, match="decoder rows of width 48"):
         promoted(wide, lm, [0])
     with pytest.raises(InputError, match="0 tokens were asked for"):
         promoted(sae, lm, [0], n=0)

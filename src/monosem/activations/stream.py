@@ -5,7 +5,7 @@ Everything is a function of (seed, position): the state is two numbers, and a st
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ class Rows(NamedTuple):
     positions: Int[Tensor, " N"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where activations come from: a model that runs now, or a store on disk."""
 

@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokens",
+        dest="count",
         type=flag.integer,
         default=1_000_000,
         metavar="N",

@@ -44,7 +44,7 @@ class PerK:
         self._active = self._active + batch.codes.active.sum(0).cumsum(0).cpu()[ranks]
         self._tokens += batch.rows
 
-    def compute(self, variation: float) -> list[dict[str, float]]:
+    def compute(self, variation: float) -> list[dict[str, int | float]]:
         """One row a budget; `variation` is Σ‖x − mean‖² over the same tokens. Empty without ranks."""
         explained = (1 - self._errors / variation).tolist()
         l0 = (self._active / max(self._tokens, 1)).tolist()

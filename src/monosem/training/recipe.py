@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
 RECIPES: dict[str, Recipe] = {
     "topk": Recipe(lambda c: TopK(c.n_latents, c.k), lambda c: NoPenalty()),
     "batch_topk": Recipe(lambda c: BatchTopK(c.n_latents, c.k), lambda c: NoPenalty()),
-    "jumprelu": Recipe(lambda c: JumpReLU(c.n_latents, c.bandwidth), lambda c: TargetL0(c.k)),
+    "jumprelu": Recipe(lambda c: JumpReLU(c.n_latents, c.bandwidth), lambda c: TargetL0(float(c.k))),
     "relu": Recipe(lambda c: ReLU(c.n_latents), lambda c: L1(c.l1)),
 }
 

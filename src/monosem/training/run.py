@@ -171,6 +171,7 @@ def provenance(config: TrainConfig, prepared: Prepared, loop: Loop, job: Job) ->
         "text": prepared.windows.identity,
         "exclusion": prepared.exclusion.describe(),
         "rounding": getattr(prepared.source, "rounding", {}),
+        "seed": config.seed,
         "training": {
             "config": config.describe(),
             "tokens": loop.tokens,
