@@ -8,7 +8,7 @@ import os
 # Read when huggingface_hub is first imported: no test may look for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 ROOMS = ("kernels.reference", "sae", "activations", "training", "evaluation", "text")
 

@@ -135,7 +135,7 @@ def test_each_side_gets_a_document():
     two = Corpus("two", "r", ["a", "b"], "")
     assert [len(part) for part in split(two, 0.01)] == [len(part) for part in split(two, 0.99)] == [1, 1]
     assert "1 document" in refused(split, Corpus("one", "r", ["a"], ""))
-    for share in (0.0.0, 1.0.0, -1.0, 3.0):
+    for share in (0.0, 1.0, -1.0, 3.0):
         assert f"held_out is {share}" in refused(split, two, share)
 
 
