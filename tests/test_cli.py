@@ -64,6 +64,31 @@ def test_evaluate_prints_a_table_and_stores_json(call, place):
     assert stored["provenance"]["site"] == "resid_post.1"
 
 
+def test_losses_can_be_left_out(call):
+    status, out, err = call("evaluate", "run", "--windows", "6", "--loss-windows", "0")
+    assert status == 0, err
+    assert "–" in out
+
+
+def test_results_with_other_text_are_not_stored(call, place):
+    (place / "other.txt").write_text("\n\n".join(tiny.corpus(documents=90, seed=5).documents))
+    call("evaluate", "run", "--windows", "6")
+    call("features", "run", "--windows", "6")
+    stored = {path: path.read_bytes() for path in (place / "run").rglob("*.json")}
+    stored |= {path: path.read_bytes() for path in (place / "run").rglob("features.safetensors")}
+    for command in ("evaluate", "features", "report"):
+        assert call(command, "run", "--windows", "5", "--text", "other.txt")[0] == 0
+    assert {path: path.read_bytes() for path in stored} == stored
+
+
+def test_more_windows_than_are_stored_are_read(call, place):
+    from monosem.evaluation import FeatureStatistics
+
+    call("features", "run", "--windows", "6", "--refresh")
+    call("features", "run", "--windows", "9")
+    assert FeatureStatistics.load(place / "run/saes/topk/features.safetensors").n_windows == 9
+
+
 def test_features_lists_and_details(call, place):
     status, out, _ = call("features", "run", "--windows", "20", "--json")
     assert status == 0
@@ -123,6 +148,9 @@ def test_settings_from_a_file_and_flags_that_win(call, place):
     sae = load(place / "filed")
     assert (sae.n_latents, sae.rule.k, sae.info["site"]) == (20, 3, "resid_post.1")
     assert sae.info["training"]["config"]["lr"] == 0.01
+    (place / "small.toml").write_text("tokens = 1000")
+    status, _, err = call("train", "--config", "small.toml", "--batch", "256", "--text", "empty.txt", "--run", "small")
+    assert "less than one batch" not in err, "flags and file are put together before they have to fit"
 
 
 BAD = {
@@ -134,7 +162,7 @@ BAD = {
     "unknown text": (["train", "--text", "newz"], "news"),
     "unknown model": (["train", "--model", "no-such-model"], "no-such-model"),
     "unknown setting in a file": (["train", "--config", "bad.toml"], "unknown setting 'latents'"),
-    "unknown autoencoder of a run": (["features", "run", "--sae", "relu"], "it has jumprelu, topk"),
+    "unknown autoencoder of a run": (["features", "run", "--sae", "relu"], "it has topk, jumprelu"),
     "feature out of range": (["features", "run", "48"], "indices run from 0 to 47"),
     "no run": (["evaluate", "nothing"], "holds no autoencoder"),
     "a pickle": (["inspect", "ae.pt"], "pickle"),
@@ -143,6 +171,8 @@ BAD = {
     "wrong width": (["evaluate", "run", "--model", "wide"], "width"),
     "nothing to resume": (["train", "--resume", "nothing"], "does not exist"),
     "two folders": (["train", "--resume", "run", "--run", "other"], "name two folders"),
+    "settings beside --resume": (["train", "--resume", "run", "--lr", "0.1"], "give no others"),
+    "a rate below zero": (["train", "--lr", "-1"], "lr = -1"),
     "no windows": (["evaluate", "run", "--windows", "0"], "at least 1"),
 }
 

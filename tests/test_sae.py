@@ -1,14 +1,12 @@
 """Autoencoders: gradients against dense autograd, selection against the dense oracle, folding, disk."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from monosem import kernels
-from monosem.disk import sha256
+from monosem.disk import read_sealed, sealed, sha256, write_json
 from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, ReLU, TopK, load, save
 from monosem.sae.function import count_active
 from monosem.sae.objective import Reconstruction
@@ -192,6 +190,7 @@ def test_target_l0_pushes_thresholds_towards_the_target():
     for target, sign in [(l0 / 2, -1), (l0 * 2, 1)]:
         penalty = TargetL0(target).double()
         penalty.initialise(sae.rule.threshold, D)
+        penalty.advance(codes.l0().double().mean())
         (grad,) = torch.autograd.grad(penalty(codes, sae.rule, D), sae.rule.threshold)
         assert (grad * sign >= 0).all(), "too many active latents raise thresholds, too few lower them"
         assert grad.abs().sum() > 0
@@ -213,7 +212,7 @@ def test_folding_changes_nothing_but_units(rule, units):
     sae.eval()
     folded = sae.fold(units)
     assert folded.scale == 1
-    assert folded.space == "raw"
+    assert folded.space == ("scaled" if units == "scaled" else "raw")
     torch.testing.assert_close(folded(x), sae(x), rtol=1e-10, atol=1e-10)
     factor = 1 if units == "scaled" else sae.scale
     torch.testing.assert_close(folded.encode(x) * factor, sae.encode(x), rtol=1e-10, atol=1e-10)
@@ -235,9 +234,10 @@ def test_save_and_load_give_back_every_bit(rule, tmp_path):
 
 
 def altered(folder, change):
-    config = json.loads((folder / "config.json").read_text())
+    """A change that someone sealed again: only its meaning is wrong."""
+    config = read_sealed(folder / "config.json")
     change(config)
-    (folder / "config.json").write_text(json.dumps(config))
+    write_json(folder / "config.json", sealed(config))
 
 
 CHANGES = {
@@ -250,6 +250,9 @@ CHANGES = {
     "describes": lambda folder: altered(folder, lambda c: c.update(d_in=13, d_out=13)),
     "truncated or altered": lambda folder: (folder / "weights.safetensors").write_bytes(
         (folder / "weights.safetensors").read_bytes()[:-3]
+    ),
+    "does not match its own checksum": lambda folder: (folder / "config.json").write_text(
+        (folder / "config.json").read_text().replace('"scale": 0.', '"scale": 1.')
     ),
     "not readable JSON": lambda folder: (folder / "config.json").write_text("{"),
     "incomplete": lambda folder: (folder / "weights.safetensors").unlink(),
@@ -273,6 +276,25 @@ def test_a_wrong_tensor_is_refused_even_with_a_right_checksum(tmp_path):
     altered(folder, lambda c: c.update(sha256=sha256(folder / "weights.safetensors")))
     with pytest.raises(InputError, match="extra"):
         load(folder)
+
+
+def test_saving_replaces_an_autoencoder_and_nothing_else(tmp_path):
+    sae, _ = make("topk", torch.float32)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds other files"):
+        save(sae, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    save(sae, tmp_path / "new")
+    sae.info["site"] = "resid_post.2"
+    assert load(save(sae, tmp_path / "new")).info["site"] == "resid_post.2"
+
+
+def test_a_single_token_keeps_its_shape():
+    sae, x = make("topk")
+    assert sae.encode(x[0]).shape == sae.pre_acts(x[0]).shape == (F,)
+    assert sae(x[0]).shape == (D,)
+    torch.testing.assert_close(sae(x[0]), sae(x)[0])
 
 
 def test_pickles_are_refused_unopened(tmp_path):

@@ -102,6 +102,16 @@ def test_the_rule_leaves_out_positions_special_tokens_and_norms():
     assert "norms above 10 at resid_post.1" in str(rule)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_rule_does_not_hide_what_is_not_finite(value):
+    acts = {SITE: torch.tensor([[[1.0], [1.0], [value]]])}
+    special = torch.zeros(1, 3, dtype=torch.bool)
+    assert Exclusion(max_norm={"resid_post.1": 10.0}).mask(special, acts).tolist() == [[True, False, False]]
+    if value != value:
+        with pytest.raises(InputError, match="not finite in the first windows"):
+            Exclusion().calibrated(special, acts)
+
+
 def test_norm_limits_come_from_the_tokens_kept_by_position_and_kind():
     acts = {SITE: torch.tensor([[[1e6], [1.0], [2.0], [3.0], [1e6]]])}
     special = torch.tensor([[False, False, False, False, True]])
@@ -171,6 +181,35 @@ def test_recording_goes_on_where_it_stopped_and_can_be_extended(text, cache, mon
     assert record(lm, text, [SITE], n_windows=36, batch=4).n_windows == 36
     assert len(calls) == 1
     monkeypatch.undo()
+
+
+def test_extending_a_store_never_breaks_what_is_there(text, cache, monkeypatch):
+    monkeypatch.setattr(store_module, "CALIBRATION_WINDOWS", 4)
+    lm = tiny.llama()
+    store = record(lm, text, [SITE], n_windows=4, batch=4)
+    expected = store.acts(np.arange(4), SITE)
+    write = store_module.write_json
+
+    def killed(path, value):
+        if path.name == "00000000.json":
+            raise KeyboardInterrupt
+        write(path, value)
+
+    monkeypatch.setattr(store_module, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        record(lm, text, [SITE], n_windows=9, batch=4)
+    assert torch.equal(Store(store.folder).acts(np.arange(4), SITE), expected)
+    monkeypatch.setattr(store_module, "write_json", write)
+    longer = record(lm, text, [SITE], n_windows=9, batch=4)
+    assert torch.equal(longer.acts(np.arange(4), SITE), expected)
+    assert len(list(store.folder.glob("*.bin"))) == 1
+
+
+def test_a_short_recording_calibrates_on_as_many_windows_as_a_long_one(text, cache):
+    lm = tiny.llama()
+    store = record(lm, text, [SITE], n_windows=2, batch=8)
+    assert store.n_windows == 2
+    assert store.exclusion == calibrate(lm, text, [SITE], Exclusion())
 
 
 def test_a_store_of_something_else_is_refused(text, cache, tmp_path):

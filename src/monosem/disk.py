@@ -6,14 +6,21 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monosem.shapes import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)")
 
 
 def cache_folder() -> Path:
@@ -39,7 +46,7 @@ def digest(value: object, length: int = 16) -> str:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _beside(path, "tmp")
     try:
         yield temporary
         _flush(temporary)
@@ -52,9 +59,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` (replacing it) only if the block succeeds."""
+    """Yield a temporary folder that becomes `path` (replacing it, with all it holds) only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _beside(path, "tmp")
     temporary.mkdir()
     try:
         yield temporary
@@ -62,7 +69,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _flush(file)
         if path.exists():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+            old = _beside(path, "old")
             path.replace(old)
             temporary.replace(path)
             shutil.rmtree(old)
@@ -74,13 +81,48 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what a killed process left half-written; call it while holding `lock(folder)`."""
-    for leftover in [*folder.rglob(".*.tmp"), *folder.rglob(".*.old")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+def sweep(*folders: Path) -> None:
+    """Clear up after a killed process, in these folders alone; call it while holding their lock.
+
+    What was half-written is deleted; what was set aside but not yet replaced is put back.
+    """
+    for folder in folders:
+        for leftover in list(folder.glob(".*")):
+            named = _LEFTOVER.fullmatch(leftover.name)
+            if named is None:
+                continue
+            if named["kind"] == "old" and not (folder / named["name"]).exists():
+                leftover.replace(folder / named["name"])
+            elif leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write safetensors; what goes wrong on the disk is an `OSError`, which `whole_file` explains."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        number = errno.ENOSPC if "No space" in str(error) else errno.EIO
+        raise OSError(number, str(error), str(path)) from error
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """The same object with a digest of its content."""
+    return {**value, "seal": digest(value, 64)}
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what was written with `sealed`, without the digest. Raises `InputError` if it was altered."""
+    value = read_json(path)
+    seal = value.pop("seal", None)
+    if seal != digest(value, 64):
+        raise InputError(f"{path} does not match its own checksum: it is truncated or altered, restore it")
+    return value
 
 
 def write_json(path: Path, value: object) -> None:
@@ -119,6 +161,10 @@ def lock(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}")
 
 
 def _flush(path: Path) -> None:

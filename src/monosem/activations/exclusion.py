@@ -6,6 +6,7 @@ outweighs all others in any variance, so figures that include them mean nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -33,7 +34,9 @@ class Exclusion:
         for site, act in acts.items():
             limit = self.max_norm.get(str(site))
             if limit is not None:
-                out = out | (act.float().norm(dim=-1) > limit).to(out.device)
+                norm = act.float().norm(dim=-1)
+                # What is not finite is kept here, so that whoever reads it stops and says where.
+                out = out | ((norm > limit) & norm.isfinite()).to(out.device)
         return out
 
     def calibrated(self, special: Bool[Tensor, "W T"], acts: Mapping[Site, Float[Tensor, "W T D"]]) -> Exclusion:
@@ -41,7 +44,12 @@ class Exclusion:
         keep = ~Exclusion(self.first, self.special).mask(special, {})
         if not keep.any():
             raise InputError(f"no token is left of {keep.numel()}: windows need more than {self.first} ordinary tokens")
-        limits = {str(site): self.ratio * float(act.float().norm(dim=-1)[keep].median()) for site, act in acts.items()}
+        limits = {}
+        for site, act in acts.items():
+            median = float(act.float().norm(dim=-1)[keep].median())
+            if not math.isfinite(median):
+                raise InputError(f"activations at {site} are not finite in the first windows: use another dtype")
+            limits[str(site)] = self.ratio * median
         return Exclusion(self.first, self.special, self.ratio, {**self.max_norm, **limits})
 
     def describe(self) -> dict[str, Any]:

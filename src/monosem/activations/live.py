@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
 from monosem.activations.exclusion import Exclusion
 from monosem.activations.stream import Rows
@@ -15,10 +18,14 @@ from monosem.text import Windows
 CALIBRATION_WINDOWS = 32
 
 
-def calibrate(lm: LanguageModel, windows: Windows, sites: list[Site], exclusion: Exclusion) -> Exclusion:
-    """Set the rule's norm limits from the first windows of the text."""
+def calibrate(
+    lm: LanguageModel, windows: Windows, sites: list[Site], exclusion: Exclusion, *, batch: int = 8
+) -> Exclusion:
+    """Set the rule's norm limits from the first windows of the text, `batch` at a time as a source reads them."""
     sample = windows.tokens[:CALIBRATION_WINDOWS]
-    return exclusion.calibrated(windows.special[: len(sample)], lm.capture(sample, sites))
+    parts = [_capture(lm, part, sites, batch) for part in sample.split(batch)]
+    acts = {site: torch.cat([part[site] for part in parts]) for site in sites}
+    return exclusion.calibrated(windows.special[: len(sample)], acts)
 
 
 class Live:
@@ -42,10 +49,35 @@ class Live:
         return Rows(acts, torch.cat([part.windows for part in parts]), torch.cat([part.positions for part in parts]))
 
     def _pass(self, windows: torch.Tensor) -> Rows:
-        filled = torch.cat([windows, windows[-1:].expand(self.batch - len(windows))])
-        acts = self.lm.capture(self.windows.tokens[filled], list(self.sites))
-        acts = {site: act[: len(windows)] for site, act in acts.items()}
+        acts = _capture(self.lm, self.windows.tokens[windows], list(self.sites), self.batch)
         return kept(acts, windows, self.exclusion.mask(self.windows.special[windows], acts))
+
+
+def _capture(lm: LanguageModel, tokens: torch.Tensor, sites: list[Site], batch: int) -> dict[Site, torch.Tensor]:
+    """A pass of exactly `batch` windows; missing ones are filled up and dropped again."""
+    filled = torch.cat([tokens, tokens[-1:].expand(batch - len(tokens), -1)])
+    return {site: act[: len(tokens)] for site, act in lm.capture(filled, sites).items()}
+
+
+def rounding_loss(
+    acts: Mapping[Site, Float[torch.Tensor, "W T D"]],
+    exact: Mapping[Site, Float[torch.Tensor, "W T D"]],
+    exclusion: Exclusion,
+    special: Bool[torch.Tensor, "W T"],
+) -> dict[str, Any]:
+    """What activations lose against float32 ones, by site, JSON-able.
+
+    `unexplained_variance` is Σ‖act − x‖² / Σ‖x − mean‖² over kept tokens: no autoencoder trained on `acts` can be
+    closer to the float32 model than this.
+    """
+    result = {}
+    for site, act in acts.items():
+        keep = ~exclusion.mask(special, {site: exact[site]})
+        x, rounded = exact[site].cpu()[keep].double(), act.cpu()[keep].double()
+        lost = float((rounded - x).square().sum() / (x - x.mean(0)).square().sum())
+        dtype = str(act.dtype).removeprefix("torch.")
+        result[str(site)] = {"dtype": dtype, "unexplained_variance": lost, "tokens": len(x)}
+    return result
 
 
 def kept(acts: dict[Site, torch.Tensor], windows: torch.Tensor, excluded: torch.Tensor) -> Rows:

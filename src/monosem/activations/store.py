@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from monosem.activations.exclusion import Exclusion
-from monosem.activations.live import CALIBRATION_WINDOWS, kept
+from monosem.activations.live import CALIBRATION_WINDOWS, kept, rounding_loss
 from monosem.activations.stream import Rows
-from monosem.disk import cache_folder, digest, lock, read_json, sha256, sweep, whole_file, write_json
+from monosem.disk import cache_folder, digest, lock, read_json, save_tensors, sha256, sweep, whole_file, write_json
 from monosem.lm import LanguageModel
 from monosem.progress import progress
 from monosem.shapes import InputError, Site
@@ -73,26 +73,25 @@ def record(
     identity = store_identity(lm, windows, sites, dtype)
     folder = folder or store_folder(identity)
     wanted = len(windows.tokens) if n_windows is None else min(n_windows, len(windows.tokens))
+    calibrating = min(CALIBRATION_WINDOWS, len(windows.tokens))
     with lock(folder):
-        sweep(folder)
         _claim(folder, identity)
+        sweep(folder)
         if not (folder / "windows.safetensors").exists():
             with whole_file(folder / "windows.safetensors") as temporary:
-                save_file(
-                    {"tokens": windows.tokens, "documents": windows.documents, "special": windows.special},
-                    temporary,
-                )
-        _record_shards(lm, windows, sites, folder, DTYPES[dtype], wanted, batch)
+                text = {"tokens": windows.tokens, "documents": windows.documents, "special": windows.special}
+                save_tensors(text, temporary)
+        _record_shards(lm, windows, sites, folder, DTYPES[dtype], max(wanted, calibrating), batch)
         if not (folder / "exclusion.json").exists():
-            write_json(folder / "exclusion.json", _calibrated(Store(folder, wanted, Exclusion())).describe())
+            uncalibrated = Store(folder, calibrating, Exclusion())
+            write_json(folder / "exclusion.json", _calibrated(uncalibrated).describe())
     return Store(folder, wanted)
 
 
 def _calibrated(store: Store) -> Exclusion:
-    first = np.arange(min(CALIBRATION_WINDOWS, store.n_windows))
-    return store.exclusion.calibrated(
-        store.windows.special[first], {site: store.acts(first, site) for site in store.sites}
-    )
+    which = np.arange(store.n_windows)
+    acts = {site: store.acts(which, site) for site in store.sites}
+    return store.exclusion.calibrated(store.windows.special[which], acts)
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
@@ -137,22 +136,26 @@ def _record_shards(
 
 
 def _write_shard(folder: Path, start: int, shard: dict[Site, Tensor]) -> None:
-    checksums = {}
+    """The arrays first, then the note that makes them count, then what a longer shard has replaced."""
+    windows, checksums = len(next(iter(shard.values()))), {}
     for site, array in shard.items():
-        path = _shard_path(folder, start, site)
-        with whole_file(path) as temporary:
-            _bytes(array).tofile(temporary)
+        with whole_file(_shard_path(folder, start, windows, site)) as temporary:
+            with temporary.open("wb") as file:
+                file.write(_bytes(array).tobytes())
             checksums[str(site)] = sha256(temporary)
-    windows = len(next(iter(shard.values())))
+    before = _recorded(folder, start)
     write_json(folder / f"{start:08}.json", {"windows": windows, "sha256": checksums})
+    if before not in (0, windows):
+        for site in shard:
+            _shard_path(folder, start, before, site).unlink(missing_ok=True)
 
 
 def _bytes(array: Tensor) -> np.ndarray:
     return array.view(torch.int16 if array.dtype.itemsize == 2 else torch.int32).numpy()
 
 
-def _shard_path(folder: Path, start: int, site: Site | str) -> Path:
-    return folder / f"{start:08}.{site}.bin"
+def _shard_path(folder: Path, start: int, windows: int, site: Site | str) -> Path:
+    return folder / f"{start:08}-{windows}.{site}.bin"
 
 
 def _recorded(folder: Path, start: int) -> int:
@@ -195,23 +198,11 @@ class Store:
         return read_json(path) if path.exists() else {}
 
     def measure_rounding(self, reference: LanguageModel, n_windows: int = 4) -> dict[str, Any]:
-        """Compare the first windows with those of the same model in float32, and keep the result.
-
-        `unexplained_variance` is Σ‖stored − x‖² / Σ‖x − mean‖² over kept tokens: no autoencoder trained on the store
-        can be closer to the float32 model than this.
-        """
+        """`rounding_loss` of the first windows against the same model in float32, kept in the store."""
         which = np.arange(min(n_windows, self.n_windows))
+        stored = {site: self.acts(which, site) for site in self.sites}
         exact = reference.capture(self.windows.tokens[which], self.sites)
-        result = {}
-        for site in self.sites:
-            keep = ~self.exclusion.mask(self.windows.special[which], {site: exact[site]})
-            x, stored = exact[site].cpu()[keep].double(), self.acts(which, site)[keep].double()
-            lost = float((stored - x).square().sum() / (x - x.mean(0)).square().sum())
-            result[str(site)] = {
-                "dtype": self.identity["dtype"],
-                "unexplained_variance": lost,
-                "tokens": len(x),
-            }
+        result = rounding_loss(stored, exact, self.exclusion, self.windows.special[which])
         write_json(self.folder / "rounding.json", result)
         return result
 
@@ -221,7 +212,8 @@ class Store:
         return self._maps[number, site]
 
     def _open(self, start: int, site: Site) -> Tensor:
-        path, note = _shard_path(self.folder, start, site), read_json(self.folder / f"{start:08}.json")
+        note = read_json(self.folder / f"{start:08}.json")
+        path = _shard_path(self.folder, start, note["windows"], site)
         width = self.identity["widths"][self.sites.index(site)]
         dtype = DTYPES[self.identity["dtype"]]
         shape = (note["windows"], self.identity["text"]["length"], width)

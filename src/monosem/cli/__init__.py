@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from importlib import import_module
+from types import FrameType
 
 from monosem import __version__
 
@@ -51,6 +53,7 @@ def _run(module: object, parsed: argparse.Namespace) -> int:
     from monosem.shapes import InputError
     from monosem.training.interruption import Interrupted
 
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         module.run(parsed)  # type: ignore[attr-defined]
     except InputError as error:
@@ -67,6 +70,11 @@ def _run(module: object, parsed: argparse.Namespace) -> int:
     except OSError as error:
         return _fail(str(error), 2)
     return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does; training has a handler of its own while it runs."""
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, status: int) -> int:

@@ -11,7 +11,7 @@ import argparse
 import time
 from pathlib import Path
 
-from monosem.cli import evaluate, features, flag, report, subject
+from monosem.cli import evaluate, flag, report, subject
 from monosem.cli.output import say, show
 from monosem.training.config import TrainConfig
 
@@ -46,14 +46,13 @@ def run(parsed: argparse.Namespace) -> None:
     if not (parsed.run / "run.json").exists() or open_run(parsed.run)[1] != "finished":
         train(SETTINGS, parsed.run)
     opened = subject.open_subject(_asked(parsed.run, 128))
-    evaluations = evaluate.measure(opened, 32, store=True)
-    features.gather(opened)
-    output = report.write(opened, parsed.run, parsed.run / "report.html", 12, 0)
+    evaluations = evaluate.stored_or_measured(opened, 32)
+    output = report.write(opened, evaluations, parsed.run, parsed.run / "report.html", 12, 0)
     say(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     result = {
         "run": str(parsed.run),
         "report": str(output),
-        "saes": {name: one.to_json() for name, one in evaluations.items()},
+        "saes": evaluations,
     }
     table = evaluate.summary(evaluations, evaluate.rates(opened))
     show(parsed, result, f"{table}\n\nreport: {output}\nnext:   monosem features {parsed.run}")

@@ -11,13 +11,10 @@ Results are stored beside each autoencoder as evaluation.json.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import Any
 
 from monosem.cli import flag, subject
 from monosem.cli.output import show, table
-
-if TYPE_CHECKING:
-    from monosem.evaluation import Evaluation
 
 COLUMNS = {
     "explained_variance": "EV",
@@ -45,40 +42,56 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     flag.use_threads(parsed)
     opened = subject.open_subject(parsed)
-    evaluations = measure(opened, parsed.loss_windows, store=parsed.text is None)
-    result = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
-    show(parsed, result, summary(evaluations, rates(opened)))
+    evaluations = measure(opened, parsed.loss_windows)
+    show(parsed, evaluations, summary(evaluations, rates(opened)))
 
 
-def measure(opened: subject.Subject, loss_windows: int, *, store: bool) -> dict[str, Evaluation]:
-    """Evaluate and, if asked, store the result beside each autoencoder."""
+def measure(opened: subject.Subject, loss_windows: int) -> dict[str, Any]:
+    """Evaluate and, where model and text are those of training, store the result beside each autoencoder."""
     from monosem.disk import write_json
     from monosem.evaluation import evaluate
 
-    evaluations = evaluate(opened.saes, opened.lm, opened.windows, loss_windows=loss_windows, command=subject.command())
-    if store:
+    found = evaluate(opened.saes, opened.lm, opened.windows, loss_windows=loss_windows, command=subject.command())
+    evaluations = {name: one.to_json() for name, one in found.items()}
+    if opened.own:
         for name, evaluation in evaluations.items():
-            write_json(opened.folders[name] / "evaluation.json", evaluation.to_json())
+            write_json(opened.folders[name] / "evaluation.json", evaluation)
     return evaluations
 
 
-def summary(evaluations: dict[str, Evaluation], rates: dict[str, float | None]) -> str:
+def stored_or_measured(opened: subject.Subject, loss_windows: int) -> dict[str, Any]:
+    """The evaluations beside the autoencoders, or new ones where there are none."""
+    from monosem.disk import read_json
+
+    paths = {name: folder / "evaluation.json" for name, folder in opened.folders.items()}
+    if opened.own and all(path.exists() for path in paths.values()):
+        return {name: read_json(path) for name, path in paths.items()}
+    return measure(opened, loss_windows)
+
+
+def summary(evaluations: dict[str, Any], rates: dict[str, float | None]) -> str:
     """The table a person reads, with what it was measured on."""
     rows = []
     for name, one in evaluations.items():
-        cells = [f"{one.metrics[key]:.4g}" for key in COLUMNS if key != "frac_alive"]
-        cells[0] = f"{one.metrics['explained_variance']:.4f} ± {one.errors.get('explained_variance', float('nan')):.4f}"
+        cells = [_cell(one["metrics"].get(key)) for key in COLUMNS]
+        error = one["errors"].get("explained_variance")
+        cells[0] = f"{one['metrics']['explained_variance']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+        cells[-1] = f"{1 - one['metrics']['frac_alive']:.1%}"
         rate = rates.get(name)
-        rows.append([name, *cells, f"{1 - one.metrics['frac_alive']:.1%}", f"{rate:,.0f}" if rate else "–"])
+        rows.append([name, *cells, f"{rate:,.0f}" if rate else "–"])
     first = next(iter(evaluations.values()))
     header = ["autoencoder", *COLUMNS.values(), "trained tok/s"]
-    loss = first.provenance["loss"]
+    origin = first["provenance"]
     note = (
-        f"{first.n_tokens:,} held-out tokens at {first.provenance['site']} ({first.n_excluded:,} excluded), losses on "
-        f"{loss['tokens']:,}; {first.space} space; ± one standard error over batches; dead: silent on these tokens; "
-        "trained tok/s: this autoencoder's own training steps, without the model"
+        f"{first['n_tokens']:,} held-out tokens at {origin['site']} ({first['n_excluded']:,} excluded), losses on "
+        f"{origin['loss']['tokens']:,}; {first['space']} space; ± one standard error over batches\n"
+        "dead: silent on these tokens; trained tok/s: this autoencoder's own training steps, without the model"
     )
     return f"{table(header, rows)}\n{note}"
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def rates(opened: subject.Subject) -> dict[str, float | None]:

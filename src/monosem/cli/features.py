@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    subject.arguments(parser, windows=512)
+    subject.arguments(parser, windows=128)
     parser.add_argument("index", type=int, nargs="*", help="features to show in full")
     parser.add_argument("--sae", help="which autoencoder of a run (default: the first)")
     parser.add_argument(
@@ -48,7 +48,7 @@ def run(parsed: argparse.Namespace) -> None:
     for index in parsed.index:
         if not 0 <= index < sae.n_latents:
             raise InputError(f"feature {index} does not exist in {name}: indices run from 0 to {sae.n_latents - 1}")
-    statistics = gather(opened, refresh=parsed.refresh, store=parsed.text is None)[name]
+    statistics = gather(opened, refresh=parsed.refresh)[name]
     if not parsed.index:
         strongest = strongest_latents(statistics, parsed.list)
         rows = [_row(index, statistics, sae, opened.lm) for index in strongest]
@@ -63,15 +63,17 @@ def run(parsed: argparse.Namespace) -> None:
     show(parsed, {"sae": name, "features": found}, "\n\n".join(_text(feature) for feature in found))
 
 
-def gather(opened: subject.Subject, *, refresh: bool = False, store: bool = True) -> dict[str, FeatureStatistics]:
-    """Feature statistics of every autoencoder, from disk where they are there."""
+def gather(opened: subject.Subject, *, refresh: bool = False) -> dict[str, FeatureStatistics]:
+    """Feature statistics of every autoencoder, from disk where they cover the windows asked for."""
     from monosem.evaluation import FeatureStatistics, feature_statistics
 
     paths = {name: folder / "features.safetensors" for name, folder in opened.folders.items()}
-    if store and not refresh and all(path.exists() for path in paths.values()):
-        return {name: FeatureStatistics.load(path) for name, path in paths.items()}
+    if opened.own and not refresh and all(path.exists() for path in paths.values()):
+        stored = {name: FeatureStatistics.load(path) for name, path in paths.items()}
+        if all(one.n_windows >= len(opened.windows.tokens) for one in stored.values()):
+            return stored
     statistics = feature_statistics(opened.saes, opened.lm, opened.windows, command=subject.command())
-    if store:
+    if opened.own:
         for name, one in statistics.items():
             one.save(paths[name])
     return statistics

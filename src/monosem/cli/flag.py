@@ -62,11 +62,16 @@ def integer(text: str) -> int:
     return int(value)
 
 
+def given(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as flags."""
+    names = {name for name, *_ in settings()}
+    return {key: value for key, value in vars(parsed).items() if key in names}
+
+
 def config(parsed: argparse.Namespace) -> TrainConfig:
     """The settings: defaults, then the TOML file, then flags. Raises `InputError`."""
     values = TrainConfig.from_toml(parsed.config) if parsed.config else {}
-    names = {name for name, *_ in settings()}
-    flags = {key: value for key, value in vars(parsed).items() if key in names}
+    flags = given(parsed)
     if "sae" in flags:
         flags["sae"] = ",".join(flags["sae"])
     return TrainConfig.from_dict(values | flags)

@@ -1,8 +1,9 @@
-"""Record activations to disk, in a folder named by everything that decides them; training finds it by itself.
+"""Record activations to disk, in a folder of the cache named by everything that decides them.
 
   monosem record --site resid_post.12 --tokens 1M
   monosem record --site resid_post.6 --site mlp_out.6 --text my.jsonl --folder /data/acts
 
+Training at one site reuses a recording of that site alone, in the model's precision, from the cache.
 Recording can be stopped and continued; a folder of another model, text, site or precision is refused.
 """
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from monosem.cli import evaluate, features, flag, subject
 from monosem.cli.output import show
-from monosem.disk import read_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +42,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     flag.use_threads(parsed)
     opened = subject.open_subject(parsed)
-    if not all((folder / "evaluation.json").exists() for folder in opened.folders.values()):
-        evaluate.measure(opened, parsed.loss_windows, store=True)
-    output = write(opened, parsed.folder, parsed.output or parsed.folder / "report.html", parsed.features, parsed.seed)
+    evaluations = evaluate.stored_or_measured(opened, parsed.loss_windows)
+    output = write(
+        opened, evaluations, parsed.folder, parsed.output or parsed.folder / "report.html", parsed.features, parsed.seed
+    )
     show(parsed, {"report": str(output)}, f"report: {output}")
 
 
-def write(opened: subject.Subject, folder: Path, output: Path, n_features: int, seed: int) -> Path:
+def write(
+    opened: subject.Subject, evaluations: dict[str, Any], folder: Path, output: Path, n_features: int, seed: int
+) -> Path:
     """The page, from what is stored beside the autoencoders."""
     from monosem.report import Subject, write_report
     from monosem.training import log
@@ -60,7 +63,7 @@ def write(opened: subject.Subject, folder: Path, output: Path, n_features: int, 
         Subject(
             name,
             sae,
-            read_json(opened.folders[name] / "evaluation.json"),
+            evaluations[name],
             statistics[name],
             [line for line in lines if line["sae"] == name],
         )

@@ -26,6 +26,8 @@ class Subject(NamedTuple):
     lm: LanguageModel
     windows: Windows
     config: TrainConfig
+    own: bool
+    """Whether model, text and precision are those of training: only then are results stored."""
 
 
 def arguments(parser: argparse.ArgumentParser, windows: int) -> None:
@@ -38,8 +40,9 @@ def arguments(parser: argparse.ArgumentParser, windows: int) -> None:
         help=f"held-out windows to read (default: {windows})",
     )
     parser.add_argument("--model", help="another copy of the model: hub name or local folder (default: as in training)")
-    parser.add_argument("--text", help="other text (its held-out part); results are printed, not stored")
+    parser.add_argument("--text", help="other text (its held-out part)")
     parser.add_argument("--dtype", help="precision of the model (default: as in training)")
+    parser.epilog = "Results with another model, text, precision or device are printed, not stored."
     parser.add_argument("--device", help="device of the model (default: as in training)")
 
 
@@ -61,7 +64,13 @@ def open_subject(parsed: argparse.Namespace) -> Subject:
         raise InputError(f"--windows {parsed.windows}: give at least 1")
     for sae in saes.values():
         sae.to(lm.device)
-    return Subject(saes, folders, lm, first_windows(text, parsed.windows), config)
+    ordered = {name: saes[name] for name in sorted(saes, key=lambda name: _place(name, config))}
+    return Subject(ordered, folders, lm, first_windows(text, parsed.windows), config, own=not asked)
+
+
+def _place(name: str, config: TrainConfig) -> int:
+    """Autoencoders of a run stand in the order in which they were asked for."""
+    return config.sae.index(name) if name in config.sae else len(config.sae)
 
 
 def _config(saes: dict[str, SAE]) -> TrainConfig:

@@ -36,6 +36,10 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.resume:
         if parsed.run and parsed.run != parsed.resume:
             raise InputError(f"--resume {parsed.resume} and --run {parsed.run} name two folders: give one")
+        if parsed.config or flag.given(parsed):
+            raise InputError(
+                "--resume goes on with the run's own settings: give no others, or name the folder by --run"
+            )
         config, parsed.run = open_run(parsed.resume)[0], parsed.resume
     else:
         config = flag.config(parsed)

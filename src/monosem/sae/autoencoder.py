@@ -18,11 +18,11 @@ from monosem.shapes.codes import Codes
 
 
 class SAE(nn.Module):
-    """x̂ = decode(codes(x)); inputs and outputs are raw activations [..., D], codes live in the scaled space.
+    """x̂ = decode(codes(x)); inputs and outputs are raw activations [..., D], codes are in units of code_scale·x.
 
-    Inside, activations are multiplied by `scale`; magnitudes of codes and thresholds are in those units
-    (`fold` changes them). With `subtract_b_dec` the encoder sees scale·x − b_dec. `info` says where the
-    autoencoder belongs: model, sites, excluded positions, training.
+    Inside, activations are multiplied by `scale`, and codes and thresholds are in those units (`code_scale` equals
+    `scale`) until `fold` moves the scale into the weights. With `subtract_b_dec` the encoder sees scale·x − b_dec.
+    `info` says where the autoencoder belongs: model, sites, excluded positions, training.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class SAE(nn.Module):
         *,
         d_out: int | None = None,
         scale: float = 1.0,
+        code_scale: float | None = None,
         subtract_b_dec: bool = True,
         info: dict[str, Any] | None = None,
     ) -> None:
@@ -43,6 +44,7 @@ class SAE(nn.Module):
                 f"subtract_b_dec needs equal widths, d_in is {self.d_in} and d_out {self.d_out}: switch it off"
             )
         self.scale, self.subtract_b_dec, self.info = float(scale), subtract_b_dec, info or {}
+        self.code_scale = self.scale if code_scale is None else float(code_scale)
         self.W_dec = nn.Parameter(torch.zeros(encoder.n_latents, self.d_out))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out))
 
@@ -66,8 +68,8 @@ class SAE(nn.Module):
 
     @property
     def space(self) -> str:
-        """`raw`, or `scaled` when codes are in units of scale·x."""
-        return "raw" if self.scale == 1 else "scaled"
+        """The units of codes and thresholds: `raw`, or `scaled` when they are those of code_scale·x."""
+        return "raw" if self.code_scale == 1 else "scaled"
 
     @property
     def centre(self) -> Tensor | None:
@@ -90,7 +92,7 @@ class SAE(nn.Module):
     def decode(self, codes: Codes | Float[Tensor, "*B F"]) -> Float[Tensor, "*B D"]:
         """Raw reconstruction from sparse or dense activations."""
         if isinstance(codes, Codes):
-            out, leading = decode(codes, self.W_dec), codes.leading or (codes.rows,)
+            out, leading = decode(codes, self.W_dec), codes.batch_shape
         else:
             out, leading = codes.reshape(-1, self.n_latents) @ self.W_dec, codes.shape[:-1]
         return ((out + self.b_dec) / self.scale).reshape(*leading, self.d_out)
@@ -110,7 +112,7 @@ class SAE(nn.Module):
     def initialise(self, x: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Scale so that E‖scale·x‖² = d_in; b_dec at the mean; random unit decoder rows and their transpose."""
         x = x.float()
-        self.scale = math.sqrt(self.d_in / x.square().sum(1).mean().item())
+        self.scale = self.code_scale = math.sqrt(self.d_in / x.square().sum(1).mean().item())
         self.b_dec.copy_(x.mean(0) * self.scale)
         rows = torch.randn(self.W_dec.shape, generator=generator)
         self.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
@@ -130,6 +132,7 @@ class SAE(nn.Module):
             folded.encoder.weight.mul_(s)
             folded.W_dec.div_(s)
             return folded
+        folded.code_scale = 1.0
         folded.encoder.bias.div_(s)
         if isinstance(folded.rule, JumpReLU):
             folded.rule.bandwidth /= s

@@ -44,7 +44,7 @@ class DenseEncoder(nn.Module):
         choose: Choose,
         centre: Float[Tensor, " D"] | None,
     ) -> Codes:
-        """Select from some latents alone, at a cost proportional to their number."""
+        """Select from some latents alone; the product costs in proportion to their number."""
         return self._selected(x, centre, choose, latents=latents)
 
     def _selected(

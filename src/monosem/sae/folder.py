@@ -5,17 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from monosem.disk import read_json, sha256, whole_folder, write_json
+from monosem.disk import read_sealed, save_tensors, sealed, sha256, whole_folder, write_json
 from monosem.sae.autoencoder import SAE
 from monosem.sae.encoder import ENCODERS
 from monosem.sae.rule import RULES
 from monosem.shapes import InputError
 
 FORMAT, VERSION = "monosem.sae", 1
-_KEYS = {"format", "version", "d_in", "d_out", "groups", "scale", "space", "subtract_b_dec", "info", "sha256"}
+_KEYS = {
+    "format",
+    "version",
+    "d_in",
+    "d_out",
+    "groups",
+    "scale",
+    "code_scale",
+    "space",
+    "subtract_b_dec",
+    "info",
+    "sha256",
+}
+_FILES = {"config.json", "weights.safetensors", "evaluation.json", "features.safetensors"}
 _GROUP_KEYS = {"encoder", "rule", "n_latents"}
 
 
@@ -33,6 +45,7 @@ def describe(sae: SAE) -> dict[str, Any]:
         "d_out": sae.d_out,
         "groups": [group],
         "scale": sae.scale,
+        "code_scale": sae.code_scale,
         "space": sae.space,
         "subtract_b_dec": sae.subtract_b_dec,
         "info": sae.info,
@@ -57,27 +70,25 @@ def build(config: dict[str, Any]) -> SAE:
         rule,
         d_out=config["d_out"],
         scale=config["scale"],
+        code_scale=config["code_scale"],
         subtract_b_dec=config["subtract_b_dec"],
         info=config["info"],
     )
 
 
 def save(sae: SAE, folder: str | Path) -> Path:
-    """Write the folder whole or not at all; `load` gives back every bit."""
+    """Write the folder whole or not at all; `load` gives back every bit.
+
+    An autoencoder that is there is replaced. Raises `InputError` for a folder that holds anything else.
+    """
     folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= _FILES):
+        raise InputError(f"{folder} holds other files than an autoencoder's: choose a new or empty folder")
     with whole_folder(folder) as temporary:
-        write_weights(sae, temporary / "weights.safetensors")
-        write_json(temporary / "config.json", {**describe(sae), "sha256": sha256(temporary / "weights.safetensors")})
+        save_tensors(sae.state_dict(), temporary / "weights.safetensors")
+        described = {**describe(sae), "sha256": sha256(temporary / "weights.safetensors")}
+        write_json(temporary / "config.json", sealed(described))
     return folder
-
-
-def write_weights(sae: SAE, path: Path) -> None:
-    """Every parameter and buffer as safetensors."""
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in sae.state_dict().items()}
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        raise OSError(28 if "No space" in str(error) else 5, str(error), str(path)) from error
 
 
 def find(where: str | Path) -> dict[str, Path]:
@@ -109,7 +120,7 @@ def load(where: str | Path) -> SAE:
     if len(found) > 1:
         raise InputError(f"{where} holds {', '.join(found)}: give one of them, such as {next(iter(found.values()))}")
     (folder,) = found.values()
-    config = read_json(folder / "config.json")
+    config = read_sealed(folder / "config.json")
     weights = folder / "weights.safetensors"
     if not weights.is_file():
         raise InputError(f"{weights} does not exist: the folder is incomplete, copy it again")

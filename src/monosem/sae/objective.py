@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from monosem import kernels
 from monosem.sae.autoencoder import SAE
 from monosem.sae.function import decode
+from monosem.sae.penalty import Penalty
 from monosem.shapes.codes import Codes
 
 
@@ -30,7 +31,7 @@ class Reconstruction(nn.Module):
     latents of each token; it is a mean over the same entries as the main term, and 0 while no latent is dead.
     """
 
-    def __init__(self, penalty: nn.Module, *, aux_coefficient: float = 1 / 32, k_aux: int = 64) -> None:
+    def __init__(self, penalty: Penalty, *, aux_coefficient: float = 1 / 32, k_aux: int = 64) -> None:
         super().__init__()
         self.penalty, self.aux_coefficient, self.k_aux = penalty, aux_coefficient, k_aux
 

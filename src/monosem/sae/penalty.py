@@ -12,14 +12,25 @@ from monosem.shapes import InputError
 from monosem.shapes.codes import Codes
 
 
-class NoPenalty(nn.Module):
+class Penalty(nn.Module):
+    """What every penalty offers: its value for some tokens, and a step after each batch."""
+
+    def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
+        """A term of the loss; a mean over the tokens of `codes`."""
+        raise NotImplementedError
+
+    def advance(self, l0: Float[Tensor, ""]) -> None:
+        """Called once a step with the mean L0 of its batch."""
+
+
+class NoPenalty(Penalty):
     """Rules with a fixed number of active latents need none."""
 
     def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
         return codes.values.new_zeros(())
 
 
-class L1(nn.Module):
+class L1(Penalty):
     """coefficient · mean_t Σ|f| / d_in: the weight is that of a loss summed over dimensions."""
 
     def __init__(self, coefficient: float) -> None:
@@ -30,33 +41,37 @@ class L1(nn.Module):
         return self.coefficient / (d_in * codes.rows) * codes.values.abs().sum()
 
 
-class TargetL0(nn.Module):
+class TargetL0(Penalty):
     """A penalty on L0 whose weight a proportional-integral controller sets so that L0 meets its target.
 
-    The weight is (integral + gain·excess)·unit with excess = L0/target − 1; the integral grows by rate·excess a
-    step and may become negative, which lowers thresholds. `unit` is θ²/d_in at the start: about what one latent at
-    its threshold removes from the loss.
+    The weight is (integral + gain·excess)·unit with excess = L0/target − 1 of the step before; the integral grows by
+    rate·excess a step and may become negative, which lowers thresholds. `unit` is θ²/d_in at the start: about what
+    one latent at its threshold removes from the loss.
     """
 
     def __init__(self, target: float, gain: float = 5.0, rate: float = 0.1) -> None:
         super().__init__()
         self.target, self.gain, self.rate = target, gain, rate
         self.integral: Tensor
+        self.excess: Tensor
         self.unit: Tensor
-        self.register_buffer("integral", torch.zeros(()))
-        self.register_buffer("unit", torch.zeros(()))
+        for name in ("integral", "excess", "unit"):
+            self.register_buffer(name, torch.zeros(()))
 
     def initialise(self, threshold: Float[Tensor, " F"], d_in: int) -> None:
+        """Set the unit of the weight from the first thresholds."""
         self.unit.copy_(threshold.detach().square().mean() / d_in)
 
     def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
         learned = rule.learned()
         if learned is None:
             raise InputError("target_l0 needs a rule with thresholds, such as jumprelu")
-        l0 = count_active(codes, *learned)
-        excess = l0.detach() / self.target - 1
-        self.integral.add_(self.rate * excess)
-        return (self.integral + self.gain * excess) * self.unit * l0
+        return (self.integral + self.gain * self.excess) * self.unit * count_active(codes, *learned)
+
+    def advance(self, l0: Float[Tensor, ""]) -> None:
+        """One step of the controller, from the mean L0 of the whole batch."""
+        self.excess.copy_(l0 / self.target - 1)
+        self.integral.add_(self.rate * self.excess)
 
 
 PENALTIES = {"none": NoPenalty, "l1": L1, "target_l0": TargetL0}

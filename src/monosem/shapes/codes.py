@@ -33,7 +33,12 @@ class Codes:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of `dense()`."""
-        return (*(self.leading or (self.rows,)), self.n_latents)
+        return (*self.batch_shape, self.n_latents)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The shape of the tokens: `leading`, () for a single one, or (B,) if it was not said."""
+        return (self.rows,) if self.leading is None else self.leading
 
     @property
     def active(self) -> Tensor:

@@ -23,8 +23,10 @@ def calibrate(sae: SAE, batches: list[Float[Tensor, "B D"]], k: int) -> dict[str
     sae.eval()
     threshold = sae.rule.threshold if isinstance(sae.rule, JumpReLU) else sae.rule.cut
     assert threshold is not None
+    if not (threshold > 0).all():
+        return {"factor": None, "reason": "some thresholds are not positive, so no factor moves them"}
     before = sum(float(sae.codes(x).l0().float().mean()) for x in batches) / len(batches)
-    ratios = [kernels.batch_topk(sae.pre_acts(x) / threshold.clamp_min(1e-6), k).values.min() for x in batches]
+    ratios = [kernels.batch_topk(sae.pre_acts(x) / threshold, k).values.min() for x in batches]
     factor = torch.stack(ratios).mean()
     threshold.mul_(factor)
     after = sum(float(sae.codes(x).l0().float().mean()) for x in batches) / len(batches)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from monosem.disk import read_json, sha256, whole_folder, write_json
+from monosem.disk import read_sealed, save_tensors, sealed, sha256, whole_folder, write_json
 from monosem.shapes import InputError
 
 FORMAT, VERSION = "monosem.checkpoint", 1
@@ -38,28 +37,15 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         checksums = {}
         for name, tensors in parts.items():
             path = temporary / f"{name}.safetensors"
-            _save_tensors(tensors, path)
+            save_tensors(tensors, path)
             checksums[path.name] = sha256(path)
-        head = {"format": FORMAT, "version": VERSION, "step": checkpoint.step, "tokens": checkpoint.tokens}
+        counters = {"step": checkpoint.step, "tokens": checkpoint.tokens, "seconds": checkpoint.seconds}
+        contents = {"stream": checkpoint.stream, "saes": checkpoint.saes, "sha256": checksums}
         write_json(
-            temporary / "checkpoint.json",
-            {
-                **head,
-                "stream": checkpoint.stream,
-                "saes": checkpoint.saes,
-                "seconds": checkpoint.seconds,
-                "sha256": checksums,
-            },
+            temporary / "checkpoint.json", sealed({"format": FORMAT, "version": VERSION, **counters, **contents})
         )
     for old in steps(folder)[:-keep]:
         shutil.rmtree(folder / f"{old:09}")
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        raise OSError(28 if "No space" in str(error) else 5, str(error), str(path)) from error
 
 
 def steps(folder: Path) -> list[int]:
@@ -73,7 +59,9 @@ def load(folder: Path, step: int | None = None) -> Checkpoint | None:
     if not known:
         return None
     path = folder / f"{known[-1] if step is None else step:09}"
-    head = read_json(path / "checkpoint.json")
+    head = read_sealed(path / "checkpoint.json")
+    if (head["format"], head["version"]) != (FORMAT, VERSION):
+        raise InputError(f"{path} is not a checkpoint of {FORMAT} version {VERSION}")
     for name, expected in head["sha256"].items():
         if not (path / name).is_file() or sha256(path / name) != expected:
             raise InputError(

@@ -16,6 +16,24 @@ def setting(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+INFINITY, TINY = float("inf"), 1e-12
+COUNTS = ("n_latents", "k", "k_aux", "tokens", "distinct_tokens", "dead_after", "batch", "accumulate", "block")
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys((*COUNTS, "log_every", "checkpoint_every", "keep"), (1, INFINITY)),
+    "window": (2, INFINITY),
+    "held_out": (TINY, 1 - TINY),
+    "warmup": (0, 1),
+    "decay": (0, 1),
+    "l1": (0, INFINITY),
+    "aux": (0, INFINITY),
+    "lr": (TINY, INFINITY),
+    "clip": (TINY, INFINITY),
+    "bandwidth": (TINY, INFINITY),
+    "seed": (0, 2**63 - 1),
+}
+"""Least and greatest value of every number."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides a run's result. Token counts are training tokens after exclusion unless said."""
@@ -24,7 +42,7 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "precision of the model; auto measures which is fast here"
     )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1")
     text: str = setting("news", "an embedded corpus by name, or a .txt, .jsonl or .parquet file")
     column: str = setting("text", "the key or column that holds the text of .jsonl and .parquet files")
     window: int = setting(256, "tokens a window; the model sees one window at a time")
@@ -65,20 +83,13 @@ class TrainConfig:
     keep: int = setting(2, "checkpoints kept")
 
     def __post_init__(self) -> None:
-        for name in (
-            "window",
-            "n_latents",
-            "k",
-            "tokens",
-            "batch",
-            "accumulate",
-            "block",
-            "log_every",
-            "checkpoint_every",
-            "keep",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)}: expected at least 1")
+        if isinstance(self.sae, str):
+            raise InputError(f"sae = {self.sae!r}: give a tuple of names, such as ({self.sae!r},)")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                above = "" if high == INFINITY else f" and at most {high:g}"
+                raise InputError(f"{name} = {value}: expected at least {low:g}{above}")
         if self.k > self.n_latents:
             raise InputError(
                 f"k = {self.k} does not fit {self.n_latents} latents: choose k between 1 and {self.n_latents}"
@@ -95,7 +106,7 @@ class TrainConfig:
             raise InputError("batch_topk selects over the whole batch, so it cannot be accumulated: use accumulate = 1")
         if not self.sae or len(set(self.sae)) < len(self.sae):
             raise InputError(f"sae = {', '.join(self.sae) or 'nothing'}: name each autoencoder once")
-        if not 0 <= self.warmup + self.decay <= 1:
+        if self.warmup + self.decay > 1:
             raise InputError(
                 f"warmup {self.warmup} and decay {self.decay} are shares of the run: their sum must lie in 0..1"
             )
@@ -115,25 +126,28 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """Raises `InputError` for an unknown key or a value of the wrong type."""
-        hints = get_type_hints(cls)
-        for key, value in values.items():
-            if key not in hints:
-                raise InputError(f"unknown setting {key!r}{_closest(key, hints)}: known are {', '.join(hints)}")
-            values = {**values, key: _typed(key, value, hints[key])}
-        return cls(**values)
+        """Raises `InputError` for an unknown key, a value of the wrong type, or values that do not fit together."""
+        return cls(**typed(values))
 
     @classmethod
     def from_toml(cls, path: Path) -> dict[str, Any]:
-        """The keys of a TOML file, checked, ready to be overridden by flags."""
+        """The keys of a TOML file with checked types, to be overridden by flags before they have to fit together."""
         try:
             values = tomllib.loads(path.read_text())
         except FileNotFoundError:
             raise InputError(f"{path} does not exist") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not TOML: {error}") from None
-        cls.from_dict(values)
-        return values
+        return typed(values)
+
+
+def typed(values: dict[str, Any]) -> dict[str, Any]:
+    """The same settings with the types of `TrainConfig`. Raises `InputError`."""
+    hints = get_type_hints(TrainConfig)
+    for key in values:
+        if key not in hints:
+            raise InputError(f"unknown setting {key!r}{_closest(key, hints)}: known are {', '.join(hints)}")
+    return {key: _typed(key, value, hints[key]) for key, value in values.items()}
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:

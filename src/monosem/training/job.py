@@ -38,12 +38,16 @@ class Job:
         """One optimiser step on raw activations. `tokens`: seen after this step; `sst`: the batch's centred energy."""
         start = time.perf_counter()
         parts = (x * self.sae.scale).chunk(self.config.accumulate)
+        l0 = torch.zeros((), device=x.device)
         for part in parts:
             with self._autocast():
                 loss = self.objective(self.sae, part, self.dead)
             (loss.total / len(parts)).backward()
             self._count_fired(loss.codes, tokens)
+            l0 += (loss.codes.values != 0).sum() / len(x)
             self._add_up(loss, part, sst / len(parts))
+        self.objective.penalty.advance(l0)
+        self.sums[SUMS.index("l0")] += l0
         self._update(lr)
         self.seconds += time.perf_counter() - start
 
@@ -76,13 +80,11 @@ class Job:
     def _add_up(self, loss: Loss, part: Tensor, sst: Tensor) -> None:
         share = 1 / self.config.accumulate
         sse = loss.mse * part.numel() / self.sae.scale**2
-        l0 = (loss.codes.values != 0).sum() / len(part)
         terms = [
             loss.total.detach() * share,
             loss.mse * share,
             loss.penalty * share,
             loss.aux * share,
-            l0 * share,
         ]
         self.sums[: len(terms)] += torch.stack(terms)
         self.sums[SUMS.index("sse") : SUMS.index("sse") + 2] += torch.stack([sse, sst])

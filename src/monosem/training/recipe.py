@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from monosem import kernels
 from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, ReLU, Rule, TopK
 from monosem.sae.objective import Reconstruction
-from monosem.sae.penalty import L1, NoPenalty, TargetL0
+from monosem.sae.penalty import L1, NoPenalty, Penalty, TargetL0
 from monosem.shapes import InputError
 from monosem.training.config import TrainConfig
 
@@ -21,7 +21,7 @@ class Recipe(NamedTuple):
     """A rule and the penalty that goes with it."""
 
     rule: Callable[[TrainConfig], Rule]
-    penalty: Callable[[TrainConfig], nn.Module]
+    penalty: Callable[[TrainConfig], Penalty]
 
 
 RECIPES: dict[str, Recipe] = {
@@ -50,7 +50,9 @@ def make(name: str, config: TrainConfig, first: Float[Tensor, "B D"]) -> tuple[S
 def make_objective(name: str, config: TrainConfig) -> Reconstruction:
     """The loss a recipe trains with."""
     penalty = _recipe(name).penalty(config)
-    return Reconstruction(penalty, aux_coefficient=config.aux, k_aux=config.k_aux or 2 * config.k)
+    return Reconstruction(
+        penalty, aux_coefficient=config.aux, k_aux=2 * config.k if config.k_aux is None else config.k_aux
+    )
 
 
 def _recipe(name: str) -> Recipe:

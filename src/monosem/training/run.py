@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from monosem.activations import Exclusion, Live, Source, Stream, calibrate, record
-from monosem.disk import lock, read_json, sweep, write_json
+from monosem.activations import Exclusion, Live, Source, Stream, calibrate, record, rounding_loss
+from monosem.disk import digest, lock, read_json, sweep, write_json
 from monosem.lm import LanguageModel
 from monosem.sae import SAE, build, save
 from monosem.shapes import InputError, Site
@@ -34,6 +34,7 @@ class Prepared(NamedTuple):
     site: Site
     source: Source
     exclusion: Exclusion
+    rounding: dict[str, Any]
 
 
 def train(config: TrainConfig, folder: str | Path) -> dict[str, SAE]:
@@ -47,16 +48,17 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, SAE]:
         if name not in RECIPES:
             raise InputError(f"unknown autoencoder {name!r}: choose from {', '.join(RECIPES)}")
     with lock(folder):
-        sweep(folder)
         config = _claim(folder, config)
-        prepared = prepare(config)
-        config = _resolved(config, prepared.lm)
-        write_json(folder / "run.json", _head(config, "training"))
+        sweep(folder, folder / "checkpoints", folder / "saes")
+        prepared = _prepared(config, folder)
+        config, inputs = _resolved(config, prepared.lm), _inputs(prepared)
+        _check_inputs(folder, inputs)
+        write_json(folder / "run.json", _head(config, "training", inputs))
         stream = Stream(prepared.source, batch=config.batch, block=config.block, seed=config.seed)
         loop = _start(config, folder, prepared, stream)
         loop.run()
         saes = _finish(config, folder, prepared, loop)
-        write_json(folder / "run.json", _head(config, "finished"))
+        write_json(folder / "run.json", _head(config, "finished", inputs))
     return saes
 
 
@@ -65,15 +67,37 @@ def prepare(config: TrainConfig) -> Prepared:
     lm = LanguageModel.load(config.model, dtype=config.dtype, device=config.device)
     site = lm.site(config.site)
     text = run_windows(config, lm, "train")
-    wanted = -(-(config.distinct_tokens or config.tokens) // (config.window - 1))
+    distinct = config.tokens if config.distinct_tokens is None else config.distinct_tokens
+    wanted = -(-distinct // (config.window - 1))
     if config.activations == "store":
         store = record(lm, text, [site], n_windows=wanted)
         if lm.dtype != torch.float32 and not store.rounding:
-            store.measure_rounding(LanguageModel.load(config.model, dtype="float32", device=config.device))
-        return Prepared(lm, first_windows(text, store.n_windows), site, store, store.exclusion)
-    text = first_windows(text, wanted)
+            store.measure_rounding(_in_float32(config))
+        return Prepared(lm, first_windows(text, store.n_windows), site, store, store.exclusion, store.rounding)
     exclusion = calibrate(lm, text, [site], Exclusion())
-    return Prepared(lm, text, site, Live(lm, text, [site], exclusion), exclusion)
+    rounding = {}
+    if lm.dtype != torch.float32:
+        sample = first_windows(text, 4)
+        acts, exact = (model.capture(sample.tokens, [site]) for model in (lm, _in_float32(config)))
+        rounding = rounding_loss(acts, exact, exclusion, sample.special)
+    text = first_windows(text, wanted)
+    return Prepared(lm, text, site, Live(lm, text, [site], exclusion), exclusion, rounding)
+
+
+def _prepared(config: TrainConfig, folder: Path) -> Prepared:
+    """Prepare with `run.json` in place, so that a kill while recording can be resumed; bad input leaves none behind."""
+    fresh = not (folder / "run.json").exists()
+    write_json(folder / "run.json", _head(config, "training", _inputs_of(folder)))
+    try:
+        return prepare(config)
+    except InputError:
+        if fresh:
+            (folder / "run.json").unlink()
+        raise
+
+
+def _in_float32(config: TrainConfig) -> LanguageModel:
+    return LanguageModel.load(config.model, dtype="float32", device=config.device)
 
 
 def run_windows(config: TrainConfig, lm: LanguageModel, part: Any) -> Windows:
@@ -110,8 +134,26 @@ def _resolved(config: TrainConfig, lm: LanguageModel) -> TrainConfig:
     )
 
 
-def _head(config: TrainConfig, status: str) -> dict[str, Any]:
-    return {"format": FORMAT, "version": VERSION, "config": config.describe(), "status": status}
+def _head(config: TrainConfig, status: str, inputs: str | None) -> dict[str, Any]:
+    return {"format": FORMAT, "version": VERSION, "config": config.describe(), "status": status, "inputs": inputs}
+
+
+def _inputs(prepared: Prepared) -> str:
+    """A digest of what a run reads: a path or a hub name may hold something else tomorrow."""
+    exclusion = prepared.exclusion.describe()
+    return digest([prepared.lm.identity(), prepared.windows.identity, len(prepared.windows.tokens), exclusion])
+
+
+def _inputs_of(folder: Path) -> str | None:
+    return read_json(folder / "run.json")["inputs"] if (folder / "run.json").exists() else None
+
+
+def _check_inputs(folder: Path, inputs: str) -> None:
+    if _inputs_of(folder) not in (None, inputs):
+        raise InputError(
+            f"the model or the text of the run in {folder} is not what it was when the run began: "
+            "restore it, or start a new run in another folder"
+        )
 
 
 def _claim(folder: Path, config: TrainConfig) -> TrainConfig:
@@ -121,7 +163,8 @@ def _claim(folder: Path, config: TrainConfig) -> TrainConfig:
     found, status = open_run(folder)
     for key, value in found.describe().items():
         asked = config.describe()[key]
-        if asked not in (value, "auto"):
+        # A device is resolved (cuda becomes cuda:0) and does not decide what is trained.
+        if key != "device" and asked not in (value, "auto"):
             raise InputError(f"{folder} holds a run with {key} = {value}, asked for {asked}: choose another folder")
     if status == "finished":
         raise InputError(f"{folder} holds this run, finished: see monosem evaluate {folder}, or choose another folder")
@@ -170,7 +213,7 @@ def provenance(config: TrainConfig, prepared: Prepared, loop: Loop, job: Job) ->
         "model_source": lm.source,
         "text": prepared.windows.identity,
         "exclusion": prepared.exclusion.describe(),
-        "rounding": getattr(prepared.source, "rounding", {}),
+        "rounding": prepared.rounding,
         "seed": config.seed,
         "training": {
             "config": config.describe(),
