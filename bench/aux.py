@@ -8,16 +8,11 @@ from __future__ import annotations
 import torch
 
 import paired
-from step import make_job
+from step import make_job, step_arguments
 
 
 def main() -> None:
-    parser = paired.arguments(__doc__)
-    parser.add_argument("--d-model", type=int, default=512)
-    parser.add_argument("--n-latents", type=int, default=16384)
-    parser.add_argument("--k", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser = step_arguments(__doc__)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ reference are float32 whatever --precision says.
 
 from __future__ import annotations
 
+import argparse
 import platform
 import subprocess
 import sys
@@ -22,6 +23,17 @@ import paired
 from monosem.training import Job, TrainConfig
 from monosem.training.job import normalise_rows, project_rows
 from monosem.training.recipe import make
+
+
+def step_arguments(description: str | None) -> argparse.ArgumentParser:
+    """The shape of a training step."""
+    parser = paired.arguments(description)
+    parser.add_argument("--d-model", type=int, default=512)
+    parser.add_argument("--n-latents", type=int, default=16384)
+    parser.add_argument("--k", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    return parser
 
 
 class DenseStep:
@@ -114,12 +126,7 @@ def only(options) -> None:
 
 
 def main() -> None:
-    parser = paired.arguments(__doc__)
-    parser.add_argument("--d-model", type=int, default=512)
-    parser.add_argument("--n-latents", type=int, default=16384)
-    parser.add_argument("--k", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser = step_arguments(__doc__)
     parser.add_argument("--only", help="print one candidate's peak memory")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -30,7 +30,12 @@ EPILOG = """first steps:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; bad input is one line on standard error and exit status 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
+    return _run(import_module(f"monosem.cli.{parsed.command}"), parsed)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read a command line; only the command that is named is imported."""
     parser = argparse.ArgumentParser(
         "monosem",
         description="Learn, measure and read the sparse features of language models.",
@@ -45,8 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             module = import_module(f"monosem.cli.{name}")
             subparser.description = module.__doc__
             module.arguments(subparser)
-    parsed = parser.parse_args(arguments)
-    return _run(import_module(f"monosem.cli.{parsed.command}"), parsed)
+    return parser.parse_args(arguments)
 
 
 def _run(module: object, parsed: argparse.Namespace) -> int:

@@ -29,6 +29,12 @@ COLUMNS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     subject.arguments(parser, windows=256)
+    loss_flag(parser)
+    flag.shared(parser)
+
+
+def loss_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag for the costly part of an evaluation."""
     parser.add_argument(
         "--loss-windows",
         type=int,
@@ -36,7 +42,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="windows that also go through the whole model (default: 64)",
     )
-    flag.shared(parser)
 
 
 def run(parsed: argparse.Namespace) -> None:

@@ -28,13 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="strongest features shown, and as many random ones (default: 12)",
     )
-    parser.add_argument(
-        "--loss-windows",
-        type=int,
-        default=64,
-        metavar="N",
-        help="windows that also go through the whole model (default: 64)",
-    )
+    evaluate.loss_flag(parser)
     parser.add_argument("--seed", type=int, default=0, help="decides the random features (default: 0)")
     flag.shared(parser)
 
