@@ -60,6 +60,16 @@ def test_rows_are_mixed_across_windows():
     assert len(set(first.windows.tolist())) > 5
 
 
+def test_every_block_has_an_order_of_its_own():
+    stream = Stream(Counting(8), batch=20, block=4, seed=0)
+    orders = []
+    for _ in range(2):
+        next(stream)
+        orders.append(stream._order.tolist())
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
+
+
 @pytest.mark.parametrize("batch", [1, 7, 64, 300])
 def test_a_resumed_stream_continues_exactly(batch):
     kept = lambda window: 3 + window % 3  # noqa: E731

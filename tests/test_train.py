@@ -226,6 +226,24 @@ def test_calibration_sets_mean_l0_and_is_reported(config, tmp_path):
         assert abs(report["l0_after"] - 4) <= abs(report["l0_before"] - 4) + 0.05
 
 
+@pytest.mark.parametrize("name", ["jumprelu", "batch_topk"])
+@pytest.mark.parametrize("shift", [0.7, 1.3])
+def test_calibration_moves_wrong_thresholds_to_the_target(config, name, shift):
+    from monosem.training.calibration import calibrate
+    from monosem.training.recipe import make
+
+    x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    sae, _ = make(name, replace(config, sae=(name,)), x)
+    sae.train()
+    sae.codes(x)
+    (sae.rule.threshold.data if name == "jumprelu" else sae.rule.cut).mul_(shift)
+    report = calibrate(sae, [x[:32], x[32:]], config.k)
+    assert (report["l0_before"] - config.k) * (1 - shift) > 0.5 * abs(1 - shift)
+    assert report["l0_after"] == pytest.approx(config.k, rel=0.05)
+    assert report["factor"] == pytest.approx(1 / shift, rel=0.1)
+    assert float(sae.codes(x).l0().float().mean()) == pytest.approx(report["l0_after"])
+
+
 def test_projection_leaves_only_what_changes_directions():
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(6, 5, generator=generator)
@@ -235,6 +253,22 @@ def test_projection_leaves_only_what_changes_directions():
     job.project_rows(grad, weight)
     torch.testing.assert_close(grad, expected)
     torch.testing.assert_close(weight.norm(dim=1), torch.ones(6))
+
+
+def test_the_optimiser_sees_no_decoder_gradient_along_the_rows(config):
+    from monosem.training.recipe import make
+
+    x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+    config = replace(config, sae=("topk",))
+    sae, objective = make("topk", config, x)
+    one = job.Job("topk", sae, objective, config, torch.device("cpu"))
+    seen = []
+    one.optimiser.register_step_pre_hook(lambda *_: seen.append(sae.W_dec.grad.clone()))
+    before = sae.W_dec.detach().clone()
+    one.step(x, 1e-3, 32, torch.tensor(1.0))
+    (grad,) = seen
+    assert grad.abs().max() > 1e-4
+    assert (grad * before).sum(1).abs().max() < 1e-7
 
 
 def test_the_dead_are_those_silent_for_long_enough(config):
