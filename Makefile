@@ -22,6 +22,7 @@ bench: .venv/ready
 	$(BIN)/python bench/step.py
 	$(BIN)/python bench/record.py
 	$(BIN)/python bench/aux.py
+	$(BIN)/python bench/density.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("monosem needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'

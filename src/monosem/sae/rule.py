@@ -12,7 +12,7 @@ from monosem import kernels
 from monosem.kernels import Selected
 from monosem.shapes import InputError
 
-DENSE_ABOVE = 0.05
+DENSE_ABOVE = 0.15
 """Share of active latents above which dense matrix products are cheaper than sparse rows (docs/log.md)."""
 
 
