@@ -1,10 +1,11 @@
-"""One training step of each autoencoder against its own encoder product and the plain dense reference.
+"""One training step of each autoencoder against the encoder product x @ W_enc and the plain dense reference.
 
 A step is forward, loss, all gradients, projection, clipping, Adam, renormalisation and dead counters, no latent dead.
 Everything runs in one process, interleaved; figures are medians of paired ratios. The encoder product and the dense
 reference are float32 whatever --precision says.
 
     python bench/step.py --d-model 512 --n-latents 16384 --k 64 --batch 2048 --repeats 9 --json
+    python bench/step.py --n-latents 131072 --names topk,kron --repeats 3 --json
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from torch import nn
 from torch.nn import functional
 
 import paired
+from monosem.kernels.reference import normalise_rows, project_rows
 from monosem.training import Job, TrainConfig
-from monosem.training.job import normalise_rows, project_rows
 from monosem.training.recipe import make
 
 
@@ -32,6 +33,8 @@ def step_arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--n-latents", type=int, default=16384)
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--batch", type=int, default=2048)
+    parser.add_argument("--base", type=int, default=4, help="base rows m of a Kronecker head")
+    parser.add_argument("--extension", type=int, default=8, help="extension rows n of a Kronecker head")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     return parser
 
@@ -75,6 +78,8 @@ def make_job(name: str, options, x: torch.Tensor) -> Job:
         tokens=10**9,
         lr=1e-4,
         precision=options.precision,
+        base=options.base,
+        extension=options.extension,
     )
     return Job(name, *make(name, config, x), config, torch.device("cpu"))
 
@@ -125,37 +130,47 @@ def only(options) -> None:
     print(memory("VmHWM") - before)
 
 
+def encoder_bytes(job: Job) -> int:
+    """Encoder parameters, their gradient and both moments of Adam."""
+    return sum(4 * weight.numel() * weight.element_size() for weight in job.sae.encoder.parameters())
+
+
 def main() -> None:
     parser = step_arguments(__doc__)
     parser.add_argument("--only", help="print one candidate's peak memory")
+    parser.add_argument(
+        "--names",
+        default="topk,hierarchical,kron,batch_topk,jumprelu,kron+hierarchical,dense",
+        help="candidates, topk always; `dense` is the plain reference",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     if options.only:
         only(options)
         return
-    x = torch.randn(options.batch, options.d_model)
-    jobs = {name: make_job(name, options, x) for name in ("topk", "batch_topk", "jumprelu")}
-    dense = DenseStep(jobs["topk"].sae, options.k)
-    weight = jobs["topk"].sae.encoder.weight.detach().clone()
-    result = agreement(jobs["topk"], dense, x)
-    sst = torch.tensor(1.0)
-    candidates = {
-        "encoder_product": lambda: functional.linear(x, weight),
-        "dense_reference": lambda: dense(x),
-    }
+    names = options.names.split(",")
+    x, sst = torch.randn(options.batch, options.d_model), torch.tensor(1.0)
+    jobs = {name: make_job(name, options, x) for name in names if name != "dense"}
+    weight = jobs["topk"].sae.encoder.weight.detach().T.clone()
+    candidates = {"encoder_product": lambda: x @ weight}
     for name, job in jobs.items():
         candidates[name] = lambda job=job: job.step(x, 1e-4, 1, sst)
+    result: dict[str, object] = {}
+    if "dense" in names:
+        dense = DenseStep(jobs["topk"].sae, options.k)
+        result |= agreement(jobs["topk"], dense, x)
+        candidates["dense"] = lambda: dense(x)
     times = paired.interleaved(candidates, options.repeats)
     result |= paired.medians(times)
-    for name in ("topk", "batch_topk", "jumprelu", "dense_reference"):
+    for name in names:
         result[f"{name}_over_product"] = round(paired.ratio(times, name, "encoder_product"), 3)
-    result["dense_reference_over_topk"] = round(paired.ratio(times, "dense_reference", "topk"), 3)
-    for name in ("topk", "batch_topk", "jumprelu", "dense"):
+        result[f"{name}_over_topk"] = round(paired.ratio(times, name, "topk"), 3)
+    for name in names:
         result[f"{name}_peak_MiB"] = round(peak_memory(name, sys.argv[1:]))
-    shape = {
-        key: getattr(options, key) for key in ("d_model", "n_latents", "k", "batch", "precision", "threads", "repeats")
-    }
+    result |= {f"{name}_encoder_MiB": round(encoder_bytes(job) / 2**20, 1) for name, job in jobs.items()}
+    keys = ("d_model", "n_latents", "k", "batch", "base", "extension", "precision", "threads", "repeats")
+    shape = {key: getattr(options, key) for key in keys}
     paired.show({**shape, "machine": platform.machine(), "torch": torch.__version__, **result}, options.json)
 
 

@@ -104,3 +104,33 @@ def test_a_backend_that_cannot_run_says_why():
         pass
     with kernels.backend("cpu"), pytest.raises(InputError, match="bfloat16"):
         kernels.topk(torch.zeros(2, 3, dtype=torch.bfloat16), 1)
+
+
+@pytest.mark.parametrize("kernel", [cpu, reference])
+def test_projection_leaves_only_what_changes_directions(kernel):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    kernel.normalise_rows(weight)
+    torch.testing.assert_close(weight.norm(dim=1), torch.ones(6, dtype=torch.float64))
+    grad = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    expected = grad - (grad * weight).sum(1, keepdim=True) * weight
+    kernel.project_rows(grad, weight)
+    torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_a_fused_product_selects_and_its_values_are_exact(low, monkeypatch):
+    """In parts of three rows; with low products the order may differ, never a value."""
+    monkeypatch.setattr(cpu, "_ROWS", 3)
+    monkeypatch.setattr(cpu, "_PRODUCTS", 1)
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(8, 12, generator=generator), torch.randn(70, 12, generator=generator)
+    bias = torch.randn(70, generator=generator)
+    found, expected = cpu.linear_topk(x, weight, bias, 9, low), reference.linear_topk(x, weight, bias, 9, low)
+    torch.testing.assert_close(found.values, expected.values)
+    dense = x @ weight.T + bias
+    active = found.values > 0
+    torch.testing.assert_close(found.values[active], dense.gather(1, found.indices)[active])
+    assert (found.values.diff(dim=1) <= 0).all()
+    if not low:
+        assert torch.equal(found.indices[active], dense.relu().topk(9).indices[active])

@@ -9,7 +9,7 @@ from monosem import kernels
 from monosem.disk import read_sealed, sealed, sha256, write_json
 from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, ReLU, TopK, load, save
 from monosem.sae.function import count_active
-from monosem.sae.objective import Reconstruction
+from monosem.sae.objective import Objective
 from monosem.sae.penalty import L1, NoPenalty, TargetL0
 from monosem.shapes import InputError
 from monosem.shapes.codes import Codes
@@ -142,7 +142,7 @@ def test_the_auxiliary_loss_reaches_encoder_and_decoder_of_dead_latents_only(bac
     sae.train()
     dead = torch.tensor([3, 7, 21, 30])
     xs = x * sae.scale
-    objective = Reconstruction(NoPenalty(), aux_coefficient=1.0, k_aux=2)
+    objective = Objective(NoPenalty(), aux_coefficient=1.0, k_aux=2)
     with kernels.backend(backend):
         loss = objective(sae, xs, dead)
         loss.total.backward()
@@ -169,13 +169,13 @@ def test_the_auxiliary_loss_reaches_encoder_and_decoder_of_dead_latents_only(bac
 
 def test_the_auxiliary_loss_is_nothing_while_no_latent_is_dead():
     sae, x = make("topk")
-    loss = Reconstruction(NoPenalty())(sae.train(), x * sae.scale, torch.empty(0, dtype=torch.int64))
+    loss = Objective(NoPenalty())(sae.train(), x * sae.scale, torch.empty(0, dtype=torch.int64))
     assert float(loss.aux) == 0
 
 
 def test_l1_has_the_weight_of_a_loss_summed_over_dimensions():
     sae, x = make("relu")
-    loss = Reconstruction(L1(5.0), aux_coefficient=0.0)(sae, x * sae.scale)
+    loss = Objective(L1(5.0), aux_coefficient=0.0)(sae, x * sae.scale)
     codes = sae.encode(x)
     error = (sae(x) - x) * sae.scale
     summed = error.square().sum(1).mean() + 5.0 * codes.sum(1).mean()

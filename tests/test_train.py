@@ -244,17 +244,6 @@ def test_calibration_moves_wrong_thresholds_to_the_target(config, name, shift):
     assert float(sae.codes(x).l0().float().mean()) == pytest.approx(report["l0_after"])
 
 
-def test_projection_leaves_only_what_changes_directions():
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(6, 5, generator=generator)
-    job.normalise_rows(weight)
-    grad = torch.randn(6, 5, generator=generator)
-    expected = grad - (grad * weight).sum(1, keepdim=True) * weight
-    job.project_rows(grad, weight)
-    torch.testing.assert_close(grad, expected)
-    torch.testing.assert_close(weight.norm(dim=1), torch.ones(6))
-
-
 def test_the_optimiser_sees_no_decoder_gradient_along_the_rows(config):
     from monosem.training.recipe import make
 

@@ -40,7 +40,7 @@ def _add(parser: argparse.ArgumentParser, name: str, hint: Any, default: Any, te
     flag = "--" + name.replace("_", "-")
     shown = ",".join(default) if isinstance(default, tuple) else default
     text = text if default is None else f"{text} (default: {shown})"
-    if hint is bool:
+    if bool in (get_args(hint) or (hint,)):
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         return
     choices = [choice for choice in get_args(hint) if isinstance(choice, str)]

@@ -1,6 +1,7 @@
 """The sparse operations for the CPU: numba loops that release the GIL, run by as many threads as torch uses.
 
-Each output row has one owner and a fixed order of additions, so results do not depend on the number of threads.
+Each output row has one owner and a fixed order of additions, so results do not depend on the number of threads. The
+one exception is `nested_gradients`: it splits columns, so the slopes of values are sums of as many parts as threads.
 """
 
 from __future__ import annotations
@@ -16,16 +17,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.kernels.reference import Selected
+from monosem.kernels.reference import Nested, NestedGradients, Selected
+from monosem.shapes.kron import KronShape
+
+_ROWS, _PRODUCTS = 512, 1 << 24
+"""Fewest tokens of a part of a batch (fewer make the product slow), and products in one, 64 MiB."""
+_GATES = {"mand": 0, "product": 1, "raw": 2, "min": 3}
 
 _jit = numba.njit(nogil=True, cache=True)
 _fast = numba.njit(nogil=True, cache=True, fastmath={"nnan", "nsz", "reassoc", "contract"})
 
 
-def topk(pre: Tensor, k: int) -> Selected:
+def topk(pre: Tensor, k: int, bias: Tensor | None = None) -> Selected:
     values = torch.empty(len(pre), k, dtype=pre.dtype)
     indices = torch.empty(len(pre), k, dtype=torch.int64)
-    _over(len(pre), _topk_rows, pre.numpy(), k, _block(pre.shape[1], k), values.numpy(), indices.numpy())
+    added = (torch.zeros(pre.shape[1], dtype=pre.dtype) if bias is None else bias).numpy()
+    _over(len(pre), _topk_rows, pre.numpy(), added, k, _block(pre.shape[1], k), values.numpy(), indices.numpy())
+    return Selected(values, indices, None)
+
+
+def linear_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, low: bool = False) -> Selected:
+    """In parts of the batch, so that products are read while they are in cache and never exist all at once."""
+    rows, columns = (x.bfloat16(), weight.bfloat16().T) if low else (x, weight.T)
+    values = torch.empty(len(x), k, dtype=x.dtype)
+    indices = torch.empty(len(x), k, dtype=torch.int64)
+    size = max(_ROWS, _PRODUCTS // len(weight))
+    product = torch.empty(min(size, len(x)), len(weight), dtype=rows.dtype)
+    for low_row in range(0, len(x), size):
+        part = slice(low_row, min(low_row + size, len(x)))
+        found = product[: part.stop - part.start]
+        torch.mm(rows[part], columns, out=found)
+        array = found.view(torch.int16).numpy().view(np.uint16) if low else found.numpy()
+        arguments = (bias.numpy(), k, _block(len(weight), k), values[part].numpy(), indices[part].numpy())
+        _over(len(found), _topk_rows, array, *arguments)
+    chosen = Selected(values, indices, None)
+    return _exact(chosen, x, weight, bias) if low else chosen
+
+
+def _exact(chosen: Selected, x: Tensor, weight: Tensor, bias: Tensor) -> Selected:
+    assert chosen.indices is not None
+    dots = row_dots(chosen.indices, None, weight, x)
+    _over(len(x), _sort_exact, dots.numpy(), bias.numpy(), chosen.values.numpy(), chosen.indices.numpy())
+    return chosen
+
+
+def kron_topk(pre: Tensor, shape: KronShape, gate: str, k: int) -> Selected:
+    values = torch.empty(len(pre), k, dtype=pre.dtype)
+    indices = torch.empty(len(pre), k, dtype=torch.int64)
+    sizes = (shape.heads, shape.base, shape.extension)
+    _over(len(pre), _kron_rows, pre.numpy(), *sizes, _GATES[gate], k, values.numpy(), indices.numpy())
     return Selected(values, indices, None)
 
 
@@ -100,6 +140,54 @@ def scatter(values: Tensor, indices: Tensor, offsets: Tensor | None, rows: Tenso
     return out
 
 
+def nested(
+    values: Tensor, indices: Tensor, offsets: Tensor | None, cuts: Tensor, weight: Tensor, target: Tensor
+) -> Nested:
+    entries = _entries(values, indices, offsets, cuts, weight)
+    errors = np.empty((len(target), cuts.shape[1]))
+    residual = torch.empty_like(target)
+    _over(len(target), _nested_rows, *entries, weight.numpy(), target.numpy(), errors, residual.numpy())
+    return Nested(torch.from_numpy(errors.sum(0)), residual)
+
+
+def nested_gradients(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor | None,
+    cuts: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    weights: Tensor,
+) -> NestedGradients:
+    entries = _entries(values, indices, offsets, cuts, weight)
+    tiles = _tiles(weight.shape[1])
+    errors = np.zeros((len(tiles), cuts.shape[1]))
+    slopes = np.zeros((len(tiles), values.numel()), weight.numpy().dtype)
+    grad_weight, grad_target, residual = torch.zeros_like(weight), torch.empty_like(target), torch.empty_like(target)
+    arrays = [tensor.numpy() for tensor in (weight, target, weights.to(weight.dtype))]
+    out = [tensor.numpy() for tensor in (grad_weight, grad_target, residual)]
+    _each(
+        tiles,
+        lambda tile, low, high: _nested_tile(*entries, *arrays, errors[tile], slopes[tile], *out, low, high),
+    )
+    grad_values = torch.from_numpy(slopes.sum(0)).view(values.shape)
+    return NestedGradients(torch.from_numpy(errors.sum(0)), residual, grad_values, grad_weight, grad_target)
+
+
+def _entries(values: Tensor, indices: Tensor, offsets: Tensor | None, cuts: Tensor, weight: Tensor) -> tuple:
+    """Flat values and indices, starts of rows, and cuts: one row of them where all tokens share it."""
+    shared = cuts[:1] if cuts.stride(0) == 0 else cuts
+    flat = values.to(weight.dtype).reshape(-1).numpy()
+    return flat, indices.reshape(-1).numpy(), _ends(indices, offsets), shared.contiguous().numpy()
+
+
+def _tiles(width: int) -> list[tuple[int, int]]:
+    """Columns that one worker owns: as many parts as threads, cut at cache lines, at least 64 wide."""
+    lines = -(-width // 16)
+    edges = 16 * np.linspace(0, lines, max(1, min(torch.get_num_threads(), width // 64)) + 1).astype(int)
+    return list(pairwise([*edges[:-1].tolist(), width]))
+
+
 def _ends(indices: Tensor, offsets: Tensor | None) -> np.ndarray:
     if offsets is not None:
         return offsets.numpy()
@@ -134,6 +222,29 @@ def _over(n: int, kernel: Callable[..., None], *arguments: object) -> None:
     _each(_parts(n), lambda _, start, stop: kernel(*arguments, start, stop))
 
 
+# Rows -------------------------------------------------------------------------------------------------------------
+
+
+@_fast
+def _copy(row, out):
+    for d in range(len(out)):
+        out[d] = row[d]
+
+
+@_fast
+def _add_multiple(value, row, out):
+    for d in range(len(out)):
+        out[d] += value * row[d]
+
+
+@_fast
+def _dot(one, other):
+    total = one.dtype.type(0)
+    for d in range(len(one)):
+        total += one[d] * other[d]
+    return total
+
+
 # Selection ---------------------------------------------------------------------------------------------------------
 
 
@@ -151,31 +262,152 @@ def _block_maxima(row, width, maxima):
         maxima[block] = best
 
 
+@_fast
+def _add(row, bias, out):
+    for i in range(len(row)):
+        out[i] = row[i] + bias[i]
+
+
+@_fast
+def _add_bits(row, bias, bits, out):
+    """The same for bfloat16 bits, which are the upper half of a float32; `bits` is `out` as integers."""
+    for i in range(len(row)):
+        bits[i] = np.uint32(row[i]) << np.uint32(16)
+    for i in range(len(row)):
+        out[i] += bias[i]
+
+
 @_jit
-def _topk_rows(pre, k, width, values, indices, start, stop):
+def _sort_exact(dots, bias, values, indices, start, stop):
+    """Exact values of the latents chosen, in descending order; entries that were empty stay so."""
+    for b in range(start, stop):
+        for j in range(values.shape[1]):
+            values[b, j] = max(dots[b, j] + bias[indices[b, j]], values.dtype.type(0)) if values[b, j] > 0 else 0
+        order = np.argsort(-values[b], kind="mergesort")
+        values[b] = values[b][order]
+        indices[b] = indices[b][order]
+
+
+@_jit
+def _bound(maxima, k):
+    """The k-th largest of the maxima of disjoint blocks, which the k-th largest entry reaches; 0 if there are fewer."""
+    zero = maxima.dtype.type(0)
+    if len(maxima) < k:
+        return zero
+    return max(zero, np.partition(maxima, len(maxima) - k)[len(maxima) - k])
+
+
+@_jit
+def _write_largest(kept, where, count, k, values, indices):
+    """The k largest of `count` candidates in descending order, ties in the order they came."""
+    order = np.argsort(-kept[:count], kind="mergesort")
+    for j in range(k):
+        values[j] = kept[order[j]] if j < count else 0
+        indices[j] = where[order[j]] if j < count else 0
+
+
+@_jit
+def _topk_rows(pre, bias, k, width, values, indices, start, stop):
     n = pre.shape[1]
-    n_blocks = (n + width - 1) // width
-    maxima = np.empty(n_blocks, pre.dtype)
-    kept = np.empty(n, pre.dtype)
+    maxima = np.empty((n + width - 1) // width, values.dtype)
+    row = np.empty(n, values.dtype)
+    bits = row.view(np.uint32)
+    kept = np.empty(n, values.dtype)
     where = np.empty(n, np.int64)
     for b in range(start, stop):
-        row = pre[b]
+        if pre.itemsize == 2:
+            _add_bits(pre[b], bias, bits, row)
+        else:
+            _add(pre[b], bias, row)
         _block_maxima(row, width, maxima)
-        bound = pre.dtype.type(0)
-        if n_blocks >= k:
-            bound = max(bound, np.partition(maxima, n_blocks - k)[n_blocks - k])
+        bound = _bound(maxima, k)
         count = 0
-        for block in range(n_blocks):
+        for block in range(len(maxima)):
             if maxima[block] >= bound:
                 for i in range(block * width, min(n, (block + 1) * width)):
                     if row[i] >= bound and row[i] > 0:
                         kept[count] = row[i]
                         where[count] = i
                         count += 1
-        order = np.argsort(-kept[:count], kind="mergesort")
-        for j in range(k):
-            values[b, j] = kept[order[j]] if j < count else 0
-            indices[b, j] = where[order[j]] if j < count else 0
+        _write_largest(kept, where, count, k, values[b], indices[b])
+
+
+# Products of a Kronecker encoder: the extreme factors of a head bound its m·n products, a base with the extreme
+# extensions bounds n of them.
+
+
+@_jit
+def _score(gate, u, v):
+    return min(u, v) if gate == 3 else u * v
+
+
+@_jit
+def _extremes(factors, first, stop):
+    low = high = factors[first]
+    for i in range(first + 1, stop):
+        low, high = min(low, factors[i]), max(high, factors[i])
+    return low, high
+
+
+@_jit
+def _head_maxima(factors, base, rows, gate, lows, highs, maxima):
+    """Extreme extensions of each head and the largest score it can have."""
+    for h in range(len(maxima)):
+        low, high = _extremes(factors, h * rows, h * rows + base)
+        lows[h], highs[h] = _extremes(factors, h * rows + base, (h + 1) * rows)
+        maxima[h] = _score(gate, high, highs[h]) if gate != 2 else max(low * lows[h], high * highs[h])
+
+
+@_jit
+def _base_maxima(factors, base, rows, gate, lows, highs, maxima):
+    for h in range(len(lows)):
+        for i in range(base):
+            u = factors[h * rows + i]
+            maxima[h * base + i] = max(_score(gate, u, lows[h]), _score(gate, u, highs[h]))
+
+
+@_jit
+def _kron_rows(pre, heads, base, extension, gate, k, values, indices, start, stop):
+    rows, zero = base + extension, pre.dtype.type(0)
+    factors = np.empty(pre.shape[1], pre.dtype)
+    lows, highs, of_head = np.empty(heads, pre.dtype), np.empty(heads, pre.dtype), np.empty(heads, pre.dtype)
+    of_base = np.empty(heads * base, pre.dtype)
+    kept = np.empty(heads * base * extension, pre.dtype)
+    where = np.empty(heads * base * extension, np.int64)
+    for b in range(start, stop):
+        for i in range(pre.shape[1]):
+            factors[i] = pre[b, i] if gate == 2 else max(pre[b, i], zero)
+        _head_maxima(factors, base, rows, gate, lows, highs, of_head)
+        if heads >= 4 * k:
+            bound = _bound(of_head, k)
+        else:
+            _base_maxima(factors, base, rows, gate, lows, highs, of_base)
+            bound = _bound(of_base, k)
+        count = 0
+        for h in range(heads):
+            if of_head[h] >= bound and of_head[h] > 0:
+                for i in range(base):
+                    u = factors[h * rows + i]
+                    for j in range(extension):
+                        score = _score(gate, u, factors[h * rows + base + j])
+                        if score >= bound and score > 0:
+                            kept[count] = score
+                            where[count] = (h * base + i) * extension + j
+                            count += 1
+        _write_largest(kept, where, count, k, values[b], indices[b])
+        if gate == 0:
+            _take_roots(factors, base, extension, values[b], indices[b])
+
+
+@_jit
+def _take_roots(factors, base, extension, values, indices):
+    """√u·√v instead of the score u·v."""
+    for j in range(len(values)):
+        if values[j] > 0:
+            head, pair = indices[j] // (base * extension), indices[j] % (base * extension)
+            first = head * (base + extension)
+            u, v = factors[first + pair // extension], factors[first + base + pair % extension]
+            values[j] = np.sqrt(u) * np.sqrt(v)
 
 
 @_jit
@@ -243,6 +475,31 @@ def _fill_blocks(pre, width, maxima, bound, offsets, values, indices, start, sto
                         at += 1
 
 
+# A decoder's rows --------------------------------------------------------------------------------------------------
+
+
+def project_rows(grad: Tensor, weight: Tensor) -> None:
+    _over(len(grad), _project_rows, grad.numpy(), weight.numpy())
+
+
+def normalise_rows(weight: Tensor) -> None:
+    _over(len(weight), _normalise_rows, weight.numpy())
+
+
+@_fast
+def _project_rows(grad, weight, start, stop):
+    for i in range(start, stop):
+        _add_multiple(-_dot(grad[i], weight[i]), weight[i], grad[i])
+
+
+@_fast
+def _normalise_rows(weight, start, stop):
+    for i in range(start, stop):
+        scale = 1 / max(np.sqrt(_dot(weight[i], weight[i])), weight.dtype.type(1e-12))
+        for d in range(weight.shape[1]):
+            weight[i, d] *= scale
+
+
 # Rows of a weight --------------------------------------------------------------------------------------------------
 
 
@@ -297,3 +554,62 @@ def _sum_latents(starts, tokens, weights, rows, out, start, stop):
             value, row = weights[j], rows[tokens[j]]
             for d in range(rows.shape[1]):
                 out[i, d] += value * row[d]
+
+
+# Nested prefixes: the residual of one token after each cut, then the same walk back.
+
+
+@_fast
+def _between(first, cut, stage):
+    """Entries that prefix `stage` has and the one before it has not."""
+    return range(first + (cut[stage - 1] if stage else 0), first + cut[stage])
+
+
+@_fast
+def _nested_rows(values, indices, ends, cuts, weight, target, errors, residual, start, stop):
+    for b in range(start, stop):
+        left, cut = residual[b], cuts[b % len(cuts)]
+        _copy(target[b], left)
+        for stage in range(len(cut)):
+            for j in _between(ends[b], cut, stage):
+                _add_multiple(-values[j], weight[indices[j]], left)
+            errors[b, stage] = _dot(left, left)
+
+
+@_fast
+def _nested_tile(
+    values,
+    indices,
+    ends,
+    cuts,
+    weight,
+    target,
+    weights,
+    errors,
+    grad_values,
+    grad_weight,
+    grad_target,
+    residual,
+    low,
+    high,
+):
+    """All tokens on the columns low:high, which no other worker writes."""
+    left = np.empty(high - low, weight.dtype)
+    pull = np.empty(high - low, weight.dtype)
+    for b in range(len(target)):
+        cut = cuts[b % len(cuts)]
+        _copy(target[b, low:high], left)
+        for stage in range(len(cut)):
+            for j in _between(ends[b], cut, stage):
+                _add_multiple(-values[j], weight[indices[j], low:high], left)
+            errors[stage] += _dot(left, left)
+        _copy(left, residual[b, low:high])
+        pull[:] = 0
+        for stage in range(len(cut) - 1, -1, -1):
+            _add_multiple(2 * weights[stage], left, pull)
+            for j in _between(ends[b], cut, stage):
+                row = weight[indices[j], low:high]
+                grad_values[j] = -_dot(row, pull)
+                _add_multiple(-values[j], pull, grad_weight[indices[j], low:high])
+                _add_multiple(values[j], row, left)
+        _copy(pull, grad_target[b, low:high])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,11 +18,12 @@ import torch
 from torch import Tensor
 
 from monosem.kernels import reference
-from monosem.kernels.reference import Selected
-from monosem.shapes import InputError
+from monosem.kernels.reference import Nested, NestedGradients, Selected
+from monosem.shapes import InputError, KronShape
 
 BACKENDS = ("auto", "reference", "cpu")
 _asked: ContextVar[str] = ContextVar("backend", default="auto")
+_checking: ContextVar[bool] = ContextVar("debug", default=os.environ.get("MONOSEM_DEBUG", "0") != "0")
 
 
 @contextmanager
@@ -36,6 +38,21 @@ def backend(name: str) -> Iterator[None]:
         yield
     finally:
         _asked.reset(token)
+
+
+@contextmanager
+def debug() -> Iterator[None]:
+    """Check what fast code takes for granted: order of ranked values, and that walks return to their start."""
+    token = _checking.set(True)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
+
+
+def debugging() -> bool:
+    """Inside `debug()`, or with MONOSEM_DEBUG=1 in the environment."""
+    return _checking.get()
 
 
 @cache
@@ -68,8 +85,28 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous()
 
 
-def topk(pre: Tensor, k: int) -> Selected:
-    return _kernel(pre).topk(_plain(pre), k)
+def topk(pre: Tensor, k: int, bias: Tensor | None = None) -> Selected:
+    return _kernel(pre, bias).topk(_plain(pre), k, None if bias is None else _plain(bias))
+
+
+def linear_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int, low: bool = False) -> Selected:
+    return _kernel(x, weight, bias).linear_topk(_plain(x), _plain(weight), _plain(bias), k, low)
+
+
+def project_rows(grad: Tensor, weight: Tensor) -> None:
+    _in_place(grad, weight).project_rows(grad, weight.detach())
+
+
+def normalise_rows(weight: Tensor) -> None:
+    _in_place(weight).normalise_rows(weight.detach())
+
+
+def _in_place(*tensors: Tensor) -> ModuleType:
+    return _kernel(*tensors) if all(tensor.is_contiguous() for tensor in tensors) else reference
+
+
+def kron_topk(pre: Tensor, shape: KronShape, gate: str, k: int) -> Selected:
+    return _kernel(pre).kron_topk(_plain(pre), shape, gate, k)
 
 
 def batch_topk(pre: Tensor, k: int) -> Selected:
@@ -96,6 +133,55 @@ def scatter(values: Tensor, indices: Tensor, offsets: Tensor | None, rows: Tenso
     return _kernel(values, rows).scatter(_plain(values), _plain(indices), offsets, _plain(rows), n_latents)
 
 
-for _name in ("topk", "batch_topk", "above", "count_above", "decode", "row_dots", "scatter"):
+def nested(
+    values: Tensor, indices: Tensor, offsets: Tensor | None, cuts: Tensor, weight: Tensor, target: Tensor
+) -> Nested:
+    kernel = _kernel(values, weight, target)
+    return kernel.nested(_plain(values), _plain(indices), offsets, cuts, _plain(weight), _plain(target))
+
+
+def nested_gradients(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor | None,
+    cuts: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    weights: Tensor,
+) -> NestedGradients:
+    kernel = _kernel(values, weight, target)
+    entries = (_plain(values), _plain(indices), offsets, cuts)
+    found = kernel.nested_gradients(*entries, _plain(weight), _plain(target), _plain(weights))
+    if debugging():
+        _check_walk(found, entries, weight, target)
+    return found
+
+
+def _check_walk(found: NestedGradients, entries: tuple, weight: Tensor, target: Tensor) -> None:
+    """The residual and what was decoded make the target again, or a row of the weight changed on the way."""
+    values, indices, offsets, cuts = entries
+    used = reference.stages(values, offsets, cuts) < cuts.shape[1]
+    back = found.residual + decode(torch.where(used, values, 0.0), indices, offsets, weight)
+    worst = float((back - target).norm() / target.norm().clamp_min(1e-30))
+    if not worst < 1e-4:
+        raise InputError(f"nested decoding does not return to its target (relative error {worst:.1e}): report this")
+
+
+OPERATIONS = (
+    "topk",
+    "linear_topk",
+    "kron_topk",
+    "batch_topk",
+    "above",
+    "count_above",
+    "decode",
+    "row_dots",
+    "scatter",
+    "nested",
+    "nested_gradients",
+    "project_rows",
+    "normalise_rows",
+)
+for _name in OPERATIONS:
     _operation: Any = globals()[_name]
     _operation.__doc__ = getattr(reference, _name).__doc__

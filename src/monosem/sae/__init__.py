@@ -1,8 +1,11 @@
 """Sparse autoencoders: encoders, rules, objectives and penalties, one table an axis; save and load."""
 
 from monosem.sae.autoencoder import SAE
-from monosem.sae.encoder import ENCODERS, DenseEncoder
+from monosem.sae.dense import DenseEncoder
+from monosem.sae.encoder import ENCODERS
+from monosem.sae.flops import Cost, cost, multiplier, parameters
 from monosem.sae.folder import build, describe, find, load, save
+from monosem.sae.kron import KronEncoder
 from monosem.sae.rule import RULES, BatchTopK, JumpReLU, ReLU, Rule, TopK
 
 __all__ = [
@@ -10,14 +13,19 @@ __all__ = [
     "RULES",
     "SAE",
     "BatchTopK",
+    "Cost",
     "DenseEncoder",
     "JumpReLU",
+    "KronEncoder",
     "ReLU",
     "Rule",
     "TopK",
     "build",
+    "cost",
     "describe",
     "find",
     "load",
+    "multiplier",
+    "parameters",
     "save",
 ]

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monosem.sae.encoder import DenseEncoder
+from monosem.sae.dense import DenseEncoder
+from monosem.sae.encoder import Encoder
 from monosem.sae.function import decode
-from monosem.sae.rule import JumpReLU, Rule
+from monosem.sae.kron import KronEncoder
+from monosem.sae.rule import JumpReLU, Rule, TopK
 from monosem.shapes import InputError
 from monosem.shapes.codes import Codes
 
@@ -27,7 +29,7 @@ class SAE(nn.Module):
 
     def __init__(
         self,
-        encoder: DenseEncoder,
+        encoder: Encoder,
         rule: Rule,
         *,
         d_out: int | None = None,
@@ -59,12 +61,51 @@ class SAE(nn.Module):
 
     @property
     def W_enc(self) -> Float[Tensor, "D F"]:
-        """A view of the encoder's rows as columns."""
-        return self.encoder.weight.T
+        """A view of the dense encoder's rows as columns. Raises `InputError` for an encoder of another kind."""
+        return self._dense().weight.T
 
     @property
     def b_enc(self) -> Float[Tensor, " F"]:
-        return self.encoder.bias
+        """The dense encoder's bias. Raises `InputError` for an encoder of another kind."""
+        return self._dense().bias
+
+    def _dense(self) -> DenseEncoder:
+        if not isinstance(self.encoder, DenseEncoder):
+            raise InputError("this encoder has no row for each latent: see sae.encoder.weight and sae.encoder.parents")
+        return self.encoder
+
+    @property
+    def K(self) -> int:
+        """The largest budget: k of a TopK rule. Raises `InputError` for other rules."""
+        if not isinstance(self.rule, TopK):
+            raise InputError(f"{type(self.rule).__name__} has no fixed budget: only TopK autoencoders can be cut at k")
+        return self.rule.k
+
+    def at(self, k: int) -> SAE:
+        """The same weights, shared, with a budget of k latents a token: its codes are the first k of a larger one's.
+
+        Beyond the largest trained budget this is extrapolation, and `info["budget"]` says so. Raises `InputError`
+        for rules other than TopK and for k outside 1..n_latents.
+        """
+        trained = self.info.get("budget", {}).get("trained", self.K)
+        cut = SAE(
+            self.encoder,
+            TopK(self.n_latents, k),
+            d_out=self.d_out,
+            scale=self.scale,
+            code_scale=self.code_scale,
+            subtract_b_dec=self.subtract_b_dec,
+            info=self.info | {"budget": {"k": k, "trained": trained, "extrapolated": k > trained}},
+        )
+        cut.W_dec, cut.b_dec = self.W_dec, self.b_dec
+        return cut.train(self.training)
+
+    def pre_latents(self, x: Float[Tensor, "*B D"]) -> tuple[Float[Tensor, "*B h m"], Float[Tensor, "*B h n"]]:
+        """Base and extension pre-latents of a KronSAE. Raises `InputError` for other encoders."""
+        if not isinstance(self.encoder, KronEncoder):
+            raise InputError("only a Kronecker encoder has pre-latents")
+        p, q = self.encoder.pre_latents(self._flat(x), self.centre)
+        return p.reshape(*x.shape[:-1], *p.shape[1:]), q.reshape(*x.shape[:-1], *q.shape[1:])
 
     @property
     def space(self) -> str:
@@ -110,13 +151,11 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Float[Tensor, "B D"], generator: torch.Generator) -> None:
-        """Scale so that E‖scale·x‖² = d_in; b_dec at the mean; random unit decoder rows and their transpose."""
+        """Scale so that E‖scale·x‖² = d_in; b_dec at the mean; encoder and decoder rows as the encoder starts them."""
         x = x.float()
         self.scale = self.code_scale = math.sqrt(self.d_in / x.square().sum(1).mean().item())
         self.b_dec.copy_(x.mean(0) * self.scale)
-        rows = torch.randn(self.W_dec.shape, generator=generator)
-        self.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
-        self.encoder.initialise(self.W_dec)
+        self.W_dec.copy_(self.encoder.initialise(self.d_out, generator))
 
     @torch.no_grad()
     def fold(self, units: Literal["scaled", "raw"] = "scaled") -> SAE:
@@ -129,11 +168,11 @@ class SAE(nn.Module):
         folded.scale = 1.0
         folded.b_dec.div_(s)
         if units == "scaled":
-            folded.encoder.weight.mul_(s)
+            folded.encoder.rescale(s, 1.0)
             folded.W_dec.div_(s)
             return folded
         folded.code_scale = 1.0
-        folded.encoder.bias.div_(s)
+        folded.encoder.rescale(s, 1 / s)
         if isinstance(folded.rule, JumpReLU):
             folded.rule.bandwidth /= s
         for units_of_codes in (getattr(folded.rule, "threshold", None), getattr(folded.rule, "cut", None)):

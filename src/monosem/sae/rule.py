@@ -30,8 +30,8 @@ class Rule(nn.Module):
         """Constructor keywords, without `n_latents`."""
         raise NotImplementedError
 
-    def choose(self, pre: Float[Tensor, "B F"]) -> Selected:
-        """The entries kept, from pre-activations."""
+    def choose(self, pre: Float[Tensor, "B F"], bias: Float[Tensor, " F"] | None = None) -> Selected:
+        """The entries kept, from pre-activations that still lack their bias; `pre` may be changed."""
         raise NotImplementedError
 
 
@@ -45,8 +45,8 @@ class TopK(Rule):
     def config(self) -> dict[str, Any]:
         return {"k": self.k}
 
-    def choose(self, pre: Tensor) -> Selected:
-        return kernels.topk(pre, self.k)
+    def choose(self, pre: Tensor, bias: Tensor | None = None) -> Selected:
+        return kernels.topk(pre, self.k, bias)
 
 
 class BatchTopK(Rule):
@@ -67,7 +67,8 @@ class BatchTopK(Rule):
     def config(self) -> dict[str, Any]:
         return {"k": self.k}
 
-    def choose(self, pre: Tensor) -> Selected:
+    def choose(self, pre: Tensor, bias: Tensor | None = None) -> Selected:
+        pre = _biased(pre, bias)
         if self.training:
             selected = kernels.batch_topk(pre, self.k)
             self._observe(selected.values)
@@ -105,7 +106,8 @@ class JumpReLU(Rule):
     def learned(self) -> tuple[nn.Parameter, float]:
         return self.threshold, self.bandwidth
 
-    def choose(self, pre: Tensor) -> Selected:
+    def choose(self, pre: Tensor, bias: Tensor | None = None) -> Selected:
+        pre = _biased(pre, bias)
         threshold = self.threshold.detach()
         if not self.training:
             return kernels.above(pre, threshold.clamp_min(0))
@@ -122,7 +124,8 @@ class ReLU(Rule):
     def config(self) -> dict[str, Any]:
         return {}
 
-    def choose(self, pre: Tensor) -> Selected:
+    def choose(self, pre: Tensor, bias: Tensor | None = None) -> Selected:
+        pre = _biased(pre, bias)
         zero = pre.new_zeros(pre.shape[1])
         if kernels.count_above(pre, zero) > DENSE_ABOVE * pre.numel():
             return Selected(pre.relu(), None, None)
@@ -130,6 +133,10 @@ class ReLU(Rule):
 
 
 RULES: dict[str, type[Rule]] = {"topk": TopK, "batch_topk": BatchTopK, "jumprelu": JumpReLU, "relu": ReLU}
+
+
+def _biased(pre: Tensor, bias: Tensor | None) -> Tensor:
+    return pre if bias is None else pre.add_(bias)
 
 
 def _checked_k(k: int, n_latents: int) -> int:

@@ -5,6 +5,7 @@ H heads, N stored entries of a ragged `Codes`.
 """
 
 from monosem.shapes.error import InputError
+from monosem.shapes.kron import KronShape
 from monosem.shapes.site import KINDS, STREAM, Site
 
-__all__ = ["KINDS", "STREAM", "InputError", "Site"]
+__all__ = ["KINDS", "STREAM", "InputError", "KronShape", "Site"]

@@ -6,23 +6,23 @@ from monosem.lazy import lazy
 from monosem.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from monosem.training.comparison import together
     from monosem.training.interruption import Interrupted
     from monosem.training.job import Job
     from monosem.training.loop import Loop
-    from monosem.training.recipe import RECIPES
     from monosem.training.run import open_run, train
 
-__all__ = ["RECIPES", "Interrupted", "Job", "Loop", "TrainConfig", "open_run", "train"]
+__all__ = ["Interrupted", "Job", "Loop", "TrainConfig", "open_run", "together", "train"]
 
 # The settings are needed for `--help`, where torch is not.
 __getattr__ = lazy(
     __name__,
     {
-        "RECIPES": "monosem.training.recipe",
         "Interrupted": "monosem.training.interruption",
         "Job": "monosem.training.job",
         "Loop": "monosem.training.loop",
         "open_run": "monosem.training.run",
+        "together": "monosem.training.comparison",
         "train": "monosem.training.run",
     },
 )

@@ -19,7 +19,8 @@ def setting(default: Any, help: str) -> Any:
 INFINITY, TINY = float("inf"), 1e-12
 COUNTS = ("n_latents", "k", "k_aux", "tokens", "distinct_tokens", "dead_after", "batch", "accumulate", "block")
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys((*COUNTS, "log_every", "checkpoint_every", "keep"), (1, INFINITY)),
+    **dict.fromkeys((*COUNTS, "heads", "base", "extension"), (1, INFINITY)),
+    **dict.fromkeys(("log_every", "checkpoint_every", "keep"), (1, INFINITY)),
     "window": (2, INFINITY),
     "held_out": (TINY, 1 - TINY),
     "warmup": (0, 1),
@@ -29,6 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "lr": (TINY, INFINITY),
     "clip": (TINY, INFINITY),
     "bandwidth": (TINY, INFINITY),
+    "gate_clamp": (TINY, INFINITY),
     "seed": (0, 2**63 - 1),
 }
 """Least and greatest value of every number."""
@@ -55,10 +57,28 @@ class TrainConfig:
     )
     distinct_tokens: int | None = setting(None, "how many tokens of text to use at most (default: as many as --tokens)")
     sae: tuple[str, ...] = setting(
-        ("topk",), "autoencoders to train on the same batches: topk, batch_topk, jumprelu, relu"
+        ("topk",),
+        "autoencoders to train on the same batches, each a rule (topk, batch_topk, jumprelu, relu), an objective "
+        "(hierarchical, matryoshka) and an encoder (kron) joined by +, what is missing being the usual: topk, "
+        "hierarchical, kron+hierarchical, batch_topk+matryoshka",
     )
     n_latents: int = setting(8192, "dictionary size")
     k: int = setting(32, "active latents a token: exact for topk, mean for batch_topk, target for jumprelu")
+    budgets: str = setting("all", "hierarchical: budgets trained, within 1..k: all, stride:8, pow2, or 8,16,32")
+    budget_weights: str = setting("uniform", "hierarchical: weights of the budgets: uniform, 1/j, or a number for each")
+    widths: str = setting("pow2", "matryoshka: prefixes of the dictionary: pow2 (F/16 to F), or 512,2048,8192")
+    heads: int | None = setting(None, "kron: heads h (default: n_latents / (base·extension))")
+    base: int = setting(2, "kron: base rows m of a head; the encoder has (1/m + 1/n) times the rows of a dense one")
+    extension: int = setting(4, "kron: extension rows n of a head")
+    gate: Literal["mand", "product", "raw", "min"] = setting("mand", "kron: how two pre-latents make a latent")
+    gate_clamp: float = setting(100.0, "kron: bound of the root of the ratio of two pre-latents in mand's gradient")
+    revival: Literal["soft", "post"] = setting(
+        "soft", "kron: dead latents in the auxiliary loss by softplus (reaches both parents) or by the gate itself"
+    )
+    subtract_b_dec: bool | None = setting(
+        None, "whether the encoder sees the input without the decoder's bias (default: dense yes, kron no)"
+    )
+    unit_decoder: bool = setting(True, "keep decoder rows at unit norm; ranking by activation relies on it")
     l1: float = setting(5.0, "L1 coefficient of relu, as in a loss summed over dimensions")
     bandwidth: float = setting(0.3, "jumprelu: width of the window through which thresholds learn, in scaled units")
     aux: float = setting(1 / 32, "weight of the auxiliary loss that revives dead latents")
@@ -67,6 +87,9 @@ class TrainConfig:
         None, "tokens without firing after which a latent is dead (default: min(10M, 10%% of the run))"
     )
     tokens: int = setting(1_000_000, "training tokens in total; more than there are distinct ones repeats them")
+    equal: Literal["tokens", "flops"] = setting(
+        "tokens", "flops: each encoder sees as many tokens as cost what --tokens cost a dense topk"
+    )
     batch: int = setting(2048, "tokens a step")
     accumulate: int = setting(1, "split each step's batch into this many parts to save memory")
     lr: float = setting(1e-3, "peak learning rate of Adam")
@@ -102,7 +125,7 @@ class TrainConfig:
             raise InputError(
                 f"accumulate = {self.accumulate} does not divide the batch of {self.batch}: choose a divisor"
             )
-        if self.accumulate > 1 and "batch_topk" in self.sae:
+        if self.accumulate > 1 and any("batch_topk" in name.split("+") for name in self.sae):
             raise InputError("batch_topk selects over the whole batch, so it cannot be accumulated: use accumulate = 1")
         if not self.sae or len(set(self.sae)) < len(self.sae):
             raise InputError(f"sae = {', '.join(self.sae) or 'nothing'}: name each autoencoder once")

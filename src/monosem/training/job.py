@@ -10,21 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monosem import kernels
 from monosem.sae import SAE
-from monosem.sae.objective import Loss, Reconstruction
+from monosem.sae.kron import KronEncoder
+from monosem.sae.objective import Loss, Objective
 from monosem.shapes.codes import Codes
 from monosem.training.config import TrainConfig
 
-SUMS = ("loss", "mse", "penalty", "aux", "l0", "grad_norm", "sse", "sst", "steps")
+SUMS = ("loss", "mse", "penalty", "aux", "sse", "sst", "l0", "grad_norm", "clamped", "gated", "steps")
 """What is summed on the device between two lines of the log."""
 
 
 class Job:
     """Steps depend on the batches alone, so a job gives the same weights alone or beside others."""
 
-    def __init__(
-        self, name: str, sae: SAE, objective: Reconstruction, config: TrainConfig, device: torch.device
-    ) -> None:
+    def __init__(self, name: str, sae: SAE, objective: Objective, config: TrainConfig, device: torch.device) -> None:
         self.name, self.config = name, config
         self.sae, self.objective = sae.to(device).train(), objective.to(device)
         self.optimiser = _optimiser(self.sae, config.lr)
@@ -32,7 +32,10 @@ class Job:
         self.last_fired = torch.zeros(sae.n_latents + 1, dtype=torch.int64, device=device)
         self.dead = torch.empty(0, dtype=torch.int64, device=device)
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+        budgets = getattr(objective.nesting, "budgets", ())
+        self.prefixes = torch.zeros(len(budgets), dtype=torch.float64, device=device)
         self.seconds = 0.0
+        self.clamped_share: float | None = None
 
     def step(self, x: Float[Tensor, "B D"], lr: float, tokens: int, sst: Float[Tensor, ""]) -> None:
         """One optimiser step on raw activations. `tokens`: seen after this step; `sst`: the batch's centred energy."""
@@ -48,6 +51,8 @@ class Job:
             self._add_up(loss, part, sst / len(parts))
         self.objective.penalty.advance(l0)
         self.sums[SUMS.index("l0")] += l0
+        if isinstance(self.sae.encoder, KronEncoder):
+            self.sums[SUMS.index("clamped") : SUMS.index("gated") + 1] += self.sae.encoder.take_clamped()
         self._update(lr)
         self.seconds += time.perf_counter() - start
 
@@ -58,8 +63,8 @@ class Job:
 
     @torch.no_grad()
     def _update(self, lr: float) -> None:
-        if self.sae.W_dec.grad is not None:
-            project_rows(self.sae.W_dec.grad, self.sae.W_dec)
+        if self.config.unit_decoder and self.sae.W_dec.grad is not None:
+            kernels.project_rows(self.sae.W_dec.grad, self.sae.W_dec)
         norm = nn.utils.clip_grad_norm_(self.sae.parameters(), self.config.clip)
         self.sums[SUMS.index("grad_norm")] += norm
         self.sums[SUMS.index("steps")] += 1
@@ -67,7 +72,8 @@ class Job:
             group["lr"] = lr * group["speed"]
         self.optimiser.step()
         self.optimiser.zero_grad()
-        normalise_rows(self.sae.W_dec)
+        if self.config.unit_decoder:
+            kernels.normalise_rows(self.sae.W_dec)
 
     @torch.no_grad()
     def _count_fired(self, codes: Codes, tokens: int) -> None:
@@ -86,8 +92,9 @@ class Job:
             loss.penalty * share,
             loss.aux * share,
         ]
-        self.sums[: len(terms)] += torch.stack(terms)
-        self.sums[SUMS.index("sse") : SUMS.index("sse") + 2] += torch.stack([sse, sst])
+        self.sums[: len(terms) + 2] += torch.stack([*terms, sse, sst])
+        if len(self.prefixes) and loss.errors is not None:
+            self.prefixes += loss.errors * part.numel() / self.sae.scale**2
 
     def refresh_dead(self, tokens: int) -> None:
         """Latents that have not fired for the configured number of tokens; waits for the device."""
@@ -101,7 +108,20 @@ class Job:
         steps = max(values["steps"], 1)
         means = {key: values[key] / steps for key in ("loss", "mse", "penalty", "aux", "l0", "grad_norm")}
         evr = 1 - values["sse"] / values["sst"] if values["sst"] else float("nan")
-        return {**means, "explained_variance": evr, "dead_share": len(self.dead) / self.sae.n_latents}
+        summary = {**means, "explained_variance": evr, "dead_share": len(self.dead) / self.sae.n_latents}
+        if values["gated"]:
+            self.clamped_share = summary["clamped_share"] = values["clamped"] / values["gated"]
+        if len(self.prefixes):
+            summary |= self._by_budget(values["sst"])
+        return summary
+
+    def _by_budget(self, sst: float) -> dict[str, float]:
+        """Explained variance of the training batches at the smallest, the largest and powers of two of the budgets."""
+        budgets = self.objective.nesting.describe()["J"]
+        explained = (1 - self.prefixes / sst).tolist() if sst else [float("nan")] * len(budgets)
+        self.prefixes.zero_()
+        shown = {budgets[0], budgets[-1], *(budget for budget in budgets if budget & (budget - 1) == 0)}
+        return {f"explained_variance_at_{k}": ev for k, ev in zip(budgets, explained, strict=True) if k in shown}
 
     def state(self) -> dict[str, Tensor]:
         """Everything that decides the next steps, as named tensors."""
@@ -109,7 +129,7 @@ class Job:
         state |= {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
         for number, moments in self.optimiser.state_dict()["state"].items():
             state |= {f"optimiser.{number}.{name}": tensor for name, tensor in moments.items()}
-        return state | {"last_fired": self.last_fired, "dead": self.dead, "sums": self.sums}
+        return state | {"last_fired": self.last_fired, "dead": self.dead, "sums": self.sums, "prefixes": self.prefixes}
 
     def resume(self, state: dict[str, Tensor]) -> None:
         """Continue from `state`, bitwise."""
@@ -122,7 +142,8 @@ class Job:
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         device = self.last_fired.device
-        self.last_fired, self.dead, self.sums = (state[key].to(device) for key in ("last_fired", "dead", "sums"))
+        counters = (state[key].to(device) for key in ("last_fired", "dead", "sums", "prefixes"))
+        self.last_fired, self.dead, self.sums, self.prefixes = counters
 
 
 def _optimiser(sae: SAE, lr: float) -> torch.optim.Adam:
@@ -137,14 +158,3 @@ def _optimiser(sae: SAE, lr: float) -> torch.optim.Adam:
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def project_rows(grad: Float[Tensor, "F D"], weight: Float[Tensor, "F D"]) -> None:
-    """Remove from each row of `grad` what is parallel to the unit row of `weight`, in place."""
-    along = torch.linalg.vecdot(grad, weight).unsqueeze(1)
-    grad.addcmul_(along, weight, value=-1)
-
-
-def normalise_rows(weight: Float[Tensor, "F D"]) -> None:
-    """Rows to unit norm, in place."""
-    weight.div_(torch.linalg.vector_norm(weight, dim=1, keepdim=True).clamp_min_(1e-12))

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from monosem.activations import Stream
@@ -30,6 +31,11 @@ class Loop:
         self.step, self.tokens = 0, 0
         self._last = (0, time.perf_counter())
 
+    @property
+    def steps(self) -> int:
+        """Those of the job that has most: with equal FLOPs their numbers differ."""
+        return max(job.config.steps for job in self.jobs)
+
     def resume(self, saved: Checkpoint) -> None:
         """Continue from a checkpoint."""
         self.step, self.tokens = saved.step, saved.tokens
@@ -43,44 +49,42 @@ class Loop:
         """Train to the end. Raises `Interrupted` after a checkpoint when asked to stop, `InputError` on divergence."""
         log = Log(self.folder / "metrics.jsonl", self.step)
         names = ", ".join(job.name for job in self.jobs)
-        total = self.config.steps * self.config.batch
+        total = self.steps * self.config.batch
         self._last = (self.tokens, time.perf_counter())
         try:
             with Interruption() as asked, progress(f"training {names}", total, "tok", self.tokens) as bar:
-                while self.step < self.config.steps:
+                while self.step < self.steps:
                     self._advance(log, bar)
                     if asked.signal is not None:
                         self.save()
-                        raise Interrupted(asked.signal, f"stopped after step {self.step} of {self.config.steps}")
+                        raise Interrupted(asked.signal, f"stopped after step {self.step} of {self.steps}")
         finally:
             log.close()
 
     def _advance(self, log: Log, bar: Bar) -> None:
         x = next(self.stream).acts[self.site].to(self.jobs[0].last_fired.device).float()
         self.tokens += len(x)
-        sst = _centred_energy(x)
-        for job in self.jobs:
-            job.step(x, learning_rate(self.step, self.config), self.tokens, sst)
+        active = step_all(self.jobs, x, self.step, self.tokens)
         self.step += 1
         bar.advance(len(x))
-        last = self.step == self.config.steps
-        if self.step % self.config.log_every == 0 or last:
-            for job in self.jobs:
-                job.refresh_dead(self.tokens)
-            self._log(log, bar)
+        last = self.step == self.steps
+        due = [job for job in active if self.step % self.config.log_every == 0 or self.step == job.config.steps]
+        if due:
+            self._log(log, bar, due)
         if self.step % self.config.checkpoint_every == 0 or last:
             self.save()
 
-    def _log(self, log: Log, bar: Bar) -> None:
+    def _log(self, log: Log, bar: Bar, jobs: list[Job]) -> None:
         tokens, since = self._last
         self._last = (self.tokens, time.perf_counter())
         rate = (self.tokens - tokens) / max(self._last[1] - since, 1e-9)
-        for job in self.jobs:
+        for job in jobs:
+            job.refresh_dead(self.tokens)
             self._check_finite(job)
             summary = job.summary()
             position = {"step": self.step, "tokens": self.tokens, "epoch": self.stream.epoch, "sae": job.name}
             seconds = {"tokens_per_s": rate, "step_seconds": job.seconds}
-            log.write({**position, **summary, "lr": learning_rate(self.step - 1, self.config), **seconds})
+            log.write({**position, **summary, "lr": learning_rate(self.step - 1, job.config), **seconds})
             bar.advance(0, **{f"{job.name} EV": summary["explained_variance"]})
 
     def _check_finite(self, job: Job) -> None:
@@ -113,6 +117,15 @@ class Loop:
             ),
             self.config.keep,
         )
+
+
+def step_all(jobs: list[Job], x: Float[Tensor, "B D"], step: int, tokens: int) -> list[Job]:
+    """Step `step` of every job that still has one, on the same batch; `tokens`: seen after it."""
+    sst = _centred_energy(x)
+    active = [job for job in jobs if step < job.config.steps]
+    for job in active:
+        job.step(x, learning_rate(step, job.config), tokens, sst)
+    return active
 
 
 def _centred_energy(x: Tensor) -> Tensor:

@@ -1,8 +1,13 @@
-"""The autoencoders that can be asked for by name: points on the axes, with their start from a first batch."""
+"""The autoencoders that can be asked for by name: points on the axes, with their start from a first batch.
+
+A name joins words by `+`, one at most of each axis: `kron+hierarchical`, `batch_topk+matryoshka`. An axis without a
+word has its default: a dense encoder, the rule topk, the objective reconstruction.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,32 +15,110 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
-from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, ReLU, Rule, TopK
-from monosem.sae.objective import Reconstruction
+from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, KronEncoder, ReLU, Rule, TopK
+from monosem.sae.encoder import Encoder
+from monosem.sae.fit import Nesting, Whole
+from monosem.sae.flops import dense_cost, encoder_cost
+from monosem.sae.hierarchical import Hierarchical
+from monosem.sae.matryoshka import Matryoshka
+from monosem.sae.objective import Objective
 from monosem.sae.penalty import L1, NoPenalty, Penalty, TargetL0
-from monosem.shapes import InputError
+from monosem.shapes import InputError, KronShape
+from monosem.training.budget import parse_budgets, parse_weights, parse_widths
 from monosem.training.config import TrainConfig
 
 
-class Recipe(NamedTuple):
+class RuleRecipe(NamedTuple):
     """A rule and the penalty that goes with it."""
 
     rule: Callable[[TrainConfig], Rule]
     penalty: Callable[[TrainConfig], Penalty]
 
 
-RECIPES: dict[str, Recipe] = {
-    "topk": Recipe(lambda c: TopK(c.n_latents, c.k), lambda c: NoPenalty()),
-    "batch_topk": Recipe(lambda c: BatchTopK(c.n_latents, c.k), lambda c: NoPenalty()),
-    "jumprelu": Recipe(lambda c: JumpReLU(c.n_latents, c.bandwidth), lambda c: TargetL0(float(c.k))),
-    "relu": Recipe(lambda c: ReLU(c.n_latents), lambda c: L1(c.l1)),
+ENCODER_WORDS: dict[str, Callable[[TrainConfig, int], Encoder]] = {
+    "dense": lambda c, d_in: DenseEncoder(d_in, c.n_latents),
+    "kron": lambda c, d_in: KronEncoder(
+        d_in, c.n_latents, **kron_shape(c)._asdict(), gate=c.gate, clamp=c.gate_clamp, revival=c.revival
+    ),
 }
+RULE_WORDS: dict[str, RuleRecipe] = {
+    "topk": RuleRecipe(lambda c: TopK(c.n_latents, c.k), lambda c: NoPenalty()),
+    "batch_topk": RuleRecipe(lambda c: BatchTopK(c.n_latents, c.k), lambda c: NoPenalty()),
+    "jumprelu": RuleRecipe(lambda c: JumpReLU(c.n_latents, c.bandwidth), lambda c: TargetL0(float(c.k))),
+    "relu": RuleRecipe(lambda c: ReLU(c.n_latents), lambda c: L1(c.l1)),
+}
+OBJECTIVE_WORDS: dict[str, Callable[[TrainConfig], Nesting]] = {
+    "reconstruction": lambda c: Whole(),
+    "hierarchical": lambda c: _hierarchical(c),
+    "matryoshka": lambda c: Matryoshka(parse_widths(c.widths, c.n_latents)),
+}
+REFUSED: dict[tuple[str, str], str] = {
+    ("kron", "jumprelu"): "a Kronecker encoder has no learned thresholds: use topk or batch_topk",
+    ("kron", "relu"): "under relu a quarter of all pairs of a Kronecker encoder fires: use topk or batch_topk",
+    ("batch_topk", "hierarchical"): "budgets need a fixed number of ranked latents a token: use topk",
+    ("jumprelu", "hierarchical"): "budgets need a fixed number of ranked latents a token: use topk",
+    ("relu", "hierarchical"): "budgets need a fixed number of ranked latents a token: use topk",
+}
+"""Pairs of words that do not go together, and why. Every other combination works (docs/design.md)."""
 
 
-def make(name: str, config: TrainConfig, first: Float[Tensor, "B D"]) -> tuple[SAE, Reconstruction]:
+class Recipe(NamedTuple):
+    """One word of each axis."""
+
+    encoder: str
+    rule: str
+    objective: str
+
+
+def recipe(name: str) -> Recipe:
+    """What a name means. Raises `InputError` for unknown words, two of one axis, and refused pairs."""
+    axes = (ENCODER_WORDS, RULE_WORDS, OBJECTIVE_WORDS)
+    chosen: list[str | None] = [None, None, None]
+    for word in name.split("+"):
+        axis = next((number for number, words in enumerate(axes) if word in words), None)
+        if axis is None:
+            raise InputError(
+                f"unknown autoencoder {name!r}: join words by +, one of {', '.join(ENCODER_WORDS)}, one of "
+                f"{', '.join(RULE_WORDS)}, one of {', '.join(OBJECTIVE_WORDS)}"
+            )
+        if chosen[axis] is not None:
+            raise InputError(f"{name!r} names two of one kind, {chosen[axis]} and {word}: keep one")
+        chosen[axis] = word
+    found = Recipe(chosen[0] or "dense", chosen[1] or "topk", chosen[2] or "reconstruction")
+    for pair, reason in REFUSED.items():
+        if set(pair) <= set(found):
+            raise InputError(f"{name!r}: {reason}")
+    return found
+
+
+def kron_shape(config: TrainConfig) -> KronShape:
+    """h, m and n of the settings; h is what n_latents leaves if it is not given. Raises `InputError`."""
+    pairs = config.base * config.extension
+    heads = config.heads if config.heads is not None else config.n_latents // pairs
+    return KronShape(heads, config.base, config.extension).check(config.n_latents)
+
+
+def check(name: str, config: TrainConfig) -> None:
+    """Everything that can be wrong before activations are read. Raises `InputError`."""
+    made = recipe(name)
+    make_objective(name, config)
+    if made.encoder != "kron":
+        return
+    ENCODER_WORDS["kron"](config, 1)
+    head = config.base * config.extension
+    if made.objective == "matryoshka":
+        wrong = [width for width in parse_widths(config.widths, config.n_latents) if width % head]
+        if wrong:
+            raise InputError(f"width {wrong[0]} cuts a head of {head} latents (base · extension): use multiples of it")
+
+
+def make(name: str, config: TrainConfig, first: Float[Tensor, "B D"]) -> tuple[SAE, Objective]:
     """A new autoencoder, initialised from a first batch of raw activations, and its objective."""
-    recipe = _recipe(name)
-    sae = SAE(DenseEncoder(first.shape[1], config.n_latents), recipe.rule(config))
+    check(name, config)
+    made = recipe(name)
+    subtract = made.encoder != "kron" if config.subtract_b_dec is None else config.subtract_b_dec
+    encoder = ENCODER_WORDS[made.encoder](config, first.shape[1])
+    sae = SAE(encoder, RULE_WORDS[made.rule].rule(config), subtract_b_dec=subtract)
     sae.initialise(first.cpu(), torch.Generator().manual_seed(config.seed))
     objective = make_objective(name, config)
     if isinstance(sae.rule, JumpReLU) and isinstance(objective.penalty, TargetL0):
@@ -47,15 +130,26 @@ def make(name: str, config: TrainConfig, first: Float[Tensor, "B D"]) -> tuple[S
     return sae, objective
 
 
-def make_objective(name: str, config: TrainConfig) -> Reconstruction:
+def make_objective(name: str, config: TrainConfig) -> Objective:
     """The loss a recipe trains with."""
-    penalty = _recipe(name).penalty(config)
-    return Reconstruction(
-        penalty, aux_coefficient=config.aux, k_aux=2 * config.k if config.k_aux is None else config.k_aux
+    made = recipe(name)
+    return Objective(
+        RULE_WORDS[made.rule].penalty(config),
+        OBJECTIVE_WORDS[made.objective](config),
+        aux_coefficient=config.aux,
+        k_aux=2 * config.k if config.k_aux is None else config.k_aux,
     )
 
 
-def _recipe(name: str) -> Recipe:
-    if name not in RECIPES:
-        raise InputError(f"unknown autoencoder {name!r}: choose from {', '.join(RECIPES)}")
-    return RECIPES[name]
+def budgeted(name: str, config: TrainConfig, d_in: int) -> TrainConfig:
+    """The settings of one autoencoder: with equal = flops, its tokens cost what a dense TopK's would."""
+    if config.equal == "tokens" or recipe(name).encoder == "dense":
+        return config
+    spent = encoder_cost(ENCODER_WORDS["kron"](config, d_in), d_in, config.k).total
+    granted = dense_cost(d_in, config.n_latents, d_in, config.k).total
+    return replace(config, tokens=max(config.batch, round(config.tokens * granted / spent)))
+
+
+def _hierarchical(config: TrainConfig) -> Hierarchical:
+    budgets = parse_budgets(config.budgets, config.k)
+    return Hierarchical(budgets, parse_weights(config.budget_weights, budgets))

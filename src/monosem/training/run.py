@@ -21,7 +21,7 @@ from monosem.training import calibration, checkpoint
 from monosem.training.config import TrainConfig
 from monosem.training.job import Job
 from monosem.training.loop import Loop
-from monosem.training.recipe import RECIPES, make, make_objective
+from monosem.training.recipe import budgeted, check, make, make_objective
 
 FORMAT, VERSION = "monosem.run", 1
 
@@ -45,8 +45,7 @@ def train(config: TrainConfig, folder: str | Path) -> dict[str, SAE]:
     """
     folder = Path(folder)
     for name in config.sae:
-        if name not in RECIPES:
-            raise InputError(f"unknown autoencoder {name!r}: choose from {', '.join(RECIPES)}")
+        check(name, config)
     with lock(folder):
         config = _claim(folder, config)
         sweep(folder, folder / "checkpoints", folder / "saes")
@@ -67,7 +66,8 @@ def prepare(config: TrainConfig) -> Prepared:
     lm = LanguageModel.load(config.model, dtype=config.dtype, device=config.device)
     site = lm.site(config.site)
     text = run_windows(config, lm, "train")
-    distinct = config.tokens if config.distinct_tokens is None else config.distinct_tokens
+    longest = max(budgeted(name, config, lm.width(site)).tokens for name in config.sae)
+    distinct = longest if config.distinct_tokens is None else config.distinct_tokens
     wanted = -(-distinct // (config.window - 1))
     if config.activations == "store":
         store = record(lm, text, [site], n_windows=wanted)
@@ -180,7 +180,9 @@ def _start(config: TrainConfig, folder: Path, prepared: Prepared, stream: Stream
         made = {name: make(name, config, first) for name in config.sae}
     else:
         made = {name: (build(saved.saes[name]), make_objective(name, config)) for name in config.sae}
-    jobs = [Job(name, sae, objective, config, device) for name, (sae, objective) in made.items()]
+    jobs = [
+        Job(name, sae, objective, budgeted(name, config, sae.d_in), device) for name, (sae, objective) in made.items()
+    ]
     loop = Loop(jobs, stream, prepared.site, config, folder)
     if saved is not None:
         loop.resume(saved)
@@ -195,15 +197,21 @@ def _finish(config: TrainConfig, folder: Path, prepared: Prepared, loop: Loop) -
     for job in loop.jobs:
         sae = job.sae.eval()
         calibrated = calibration.calibrate(sae, batches, config.k) if batches else None
-        sae.info = provenance(config, prepared, loop, job) | {"calibration": calibrated, "name": job.name}
+        sae.info = provenance(config, prepared, job) | {"calibration": calibrated, "name": job.name} | axes(job)
         save(sae, folder / "saes" / job.name)
         saes[job.name] = sae
     return saes
 
 
-def provenance(config: TrainConfig, prepared: Prepared, loop: Loop, job: Job) -> dict[str, Any]:
+def axes(job: Job) -> dict[str, Any]:
+    """What the objective trained, for later tools: budgets and rank weights, or widths of the dictionary."""
+    described = job.objective.nesting.describe()
+    return {"budgets": described} if "J" in described else described
+
+
+def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, Any]:
     """Where an autoencoder belongs and how it came to be; stored with it."""
-    lm, site = prepared.lm, prepared.site
+    lm, site, tokens = prepared.lm, prepared.site, job.config.steps * config.batch
     kept = int((~prepared.exclusion.mask(prepared.windows.special, {})).sum())
     return {
         "site": str(site),
@@ -217,9 +225,10 @@ def provenance(config: TrainConfig, prepared: Prepared, loop: Loop, job: Job) ->
         "seed": config.seed,
         "training": {
             "config": config.describe(),
-            "tokens": loop.tokens,
-            "distinct_tokens": min(kept, loop.tokens),
-            "epochs": loop.tokens / kept,
+            "tokens": tokens,
+            "distinct_tokens": min(kept, tokens),
+            "epochs": tokens / kept,
+            "clamped_share": job.clamped_share,
             "step_seconds": job.seconds,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),

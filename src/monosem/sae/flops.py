@@ -1,0 +1,62 @@
+"""What an autoencoder costs: parameters, and multiply-adds of a token (arXiv 2505.22255, eq. 7)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from monosem.sae.autoencoder import SAE
+from monosem.sae.encoder import Encoder
+from monosem.sae.kron import KronEncoder
+from monosem.sae.rule import BatchTopK, TopK
+
+
+class Cost(NamedTuple):
+    """Multiply-adds of a forward pass for one token; comparisons of the selection are not counted."""
+
+    encoder: int
+    products: int
+    decoder: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def cost(sae: SAE, k: int | None = None) -> Cost:
+    """Encoder rows · d_in, m·n·h products of pre-latents, k · d_out. `k`: active latents, by default the rule's."""
+    return encoder_cost(sae.encoder, sae.d_out, active(sae) if k is None else k)
+
+
+def encoder_cost(encoder: Encoder, d_out: int, k: int) -> Cost:
+    """The same, of an encoder that would be used with k active latents."""
+    products = encoder.n_latents if isinstance(encoder, KronEncoder) else 0
+    return Cost(encoder.weight.numel(), products, k * d_out)
+
+
+def dense_cost(d_in: int, n_latents: int, d_out: int, k: int) -> Cost:
+    """The same, of the dense TopK encoder of the same sizes."""
+    return Cost(d_in * n_latents, 0, k * d_out)
+
+
+def active(sae: SAE) -> int:
+    """Active latents a token: exact for TopK, mean for BatchTopK, all for rules that have no number."""
+    return sae.rule.k if isinstance(sae.rule, (TopK, BatchTopK)) else sae.n_latents
+
+
+def multiplier(sae: SAE, k: int | None = None) -> float:
+    """How many times the tokens of a dense TopK autoencoder of the same sizes cost the same: below 1 it is dearer."""
+    k = active(sae) if k is None else k
+    return dense_cost(sae.d_in, sae.n_latents, sae.d_out, k).total / cost(sae, k).total
+
+
+def encoder_share(sae: SAE) -> float:
+    """Encoder rows over those of a dense encoder: 1/m + 1/n for a KronSAE, so 1 + 1/n at m = 1."""
+    return sae.encoder.weight.shape[0] / sae.n_latents
+
+
+def parameters(sae: SAE) -> dict[str, int]:
+    """Numbers learned, by part."""
+    encoder = sum(weight.numel() for weight in sae.encoder.parameters())
+    decoder = sae.W_dec.numel() + sae.b_dec.numel()
+    rule = sum(weight.numel() for weight in sae.rule.parameters())
+    return {"encoder": encoder, "decoder": decoder, "rule": rule, "total": encoder + decoder + rule}
