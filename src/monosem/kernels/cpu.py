@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numba
 import numpy as np
@@ -164,12 +165,14 @@ def nested_gradients(
     errors = np.zeros((len(tiles), cuts.shape[1]))
     slopes = np.zeros((len(tiles), values.numel()), weight.numpy().dtype)
     grad_weight, grad_target, residual = torch.zeros_like(weight), torch.empty_like(target), torch.empty_like(target)
-    arrays = [tensor.numpy() for tensor in (weight, target, weights.to(weight.dtype))]
-    out = [tensor.numpy() for tensor in (grad_weight, grad_target, residual)]
-    _each(
-        tiles,
-        lambda tile, low, high: _nested_tile(*entries, *arrays, errors[tile], slopes[tile], *out, low, high),
-    )
+    inputs = (*entries, *(tensor.numpy() for tensor in (weight, target, weights.to(weight.dtype))))
+    outputs = (grad_weight.numpy(), grad_target.numpy(), residual.numpy())
+
+    def tile(number: int, low: int, high: int) -> None:
+        arguments: Any = (*inputs, errors[number], slopes[number], *outputs, low, high)
+        _nested_tile(*arguments)
+
+    _each(tiles, tile)
     grad_values = torch.from_numpy(slopes.sum(0)).view(values.shape)
     return NestedGradients(torch.from_numpy(errors.sum(0)), residual, grad_values, grad_weight, grad_target)
 

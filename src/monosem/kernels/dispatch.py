@@ -1,4 +1,4 @@
-"""Which kernel runs: `cpu` for float32 and float64 tensors on the CPU when numba is there, else `reference`.
+"""Which kernel runs: `cpu` (numba) for float32 and float64 tensors on the CPU, `triton` on CUDA, else `reference`.
 
 `with backend("reference"):` asks for one by name; one that cannot run says why.
 """
@@ -21,7 +21,7 @@ from monosem.kernels import reference
 from monosem.kernels.reference import Nested, NestedGradients, Selected
 from monosem.shapes import InputError, KronShape
 
-BACKENDS = ("auto", "reference", "cpu")
+BACKENDS = ("auto", "reference", "cpu", "triton")
 _asked: ContextVar[str] = ContextVar("backend", default="auto")
 _checking: ContextVar[bool] = ContextVar("debug", default=os.environ.get("MONOSEM_DEBUG", "0") != "0")
 
@@ -31,8 +31,11 @@ def backend(name: str) -> Iterator[None]:
     """Use one backend inside the block. Raises `InputError` if it is unknown or cannot run here."""
     if name not in BACKENDS:
         raise InputError(f"unknown kernel backend {name!r}: choose one of {', '.join(BACKENDS)}")
-    if name == "cpu" and not _has_numba():
-        raise InputError("the cpu kernels need numba, which is not installed: pip install numba, or use auto")
+    if name in _PACKAGES and not _has(_PACKAGES[name]):
+        package = _PACKAGES[name]
+        raise InputError(
+            f"the {name} kernels need {package}, which is not installed: pip install {package}, or use auto"
+        )
     token = _asked.set(name)
     try:
         yield
@@ -56,20 +59,33 @@ def debugging() -> bool:
 
 
 @cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
+def _has(package: str) -> bool:
+    return find_spec(package) is not None
 
 
 def _kernel(*tensors: Tensor | None) -> ModuleType:
+    given = [tensor for tensor in tensors if tensor is not None]
     asked = _asked.get()
-    reason = _why_not_cpu([tensor for tensor in tensors if tensor is not None])
-    if asked == "cpu" and reason:
-        raise InputError(f"the cpu kernels cannot run on {reason}: use backend auto or reference")
-    if asked == "reference" or reason:
-        return reference
-    from monosem.kernels import cpu
+    if asked in _WHY_NOT and (reason := _WHY_NOT[asked](given)):
+        raise InputError(f"the {asked} kernels cannot run on {reason}: use backend auto or reference")
+    if asked == "auto":
+        asked = _fastest(given)
+    if asked == "cpu":
+        from monosem.kernels import cpu
 
-    return cpu
+        return cpu
+    if asked == "triton":
+        from monosem.kernels import triton
+
+        return triton
+    return reference
+
+
+def _fastest(tensors: list[Tensor]) -> str:
+    if _why_not_cpu(tensors) is None:
+        return "cpu"
+    on_gpu = all(tensor.device.type == "cuda" for tensor in tensors)
+    return "triton" if on_gpu and _why_not_triton(tensors) is None else "reference"
 
 
 def _why_not_cpu(tensors: list[Tensor]) -> str | None:
@@ -78,7 +94,21 @@ def _why_not_cpu(tensors: list[Tensor]) -> str | None:
             return f"device {tensor.device}"
         if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
             return str(tensor.dtype)
-    return None if _has_numba() else "a machine without numba"
+    return None if _has("numba") else "a machine without numba"
+
+
+def _why_not_triton(tensors: list[Tensor]) -> str | None:
+    """Triton compiles for GPUs; with TRITON_INTERPRET=1 set before it is imported, it runs slowly on the CPU."""
+    if not _has("triton"):
+        return "a machine without triton"
+    for tensor in tensors:
+        if tensor.device.type != "cuda" and os.environ.get("TRITON_INTERPRET", "0") != "1":
+            return f"device {tensor.device} (TRITON_INTERPRET=1 runs them on the CPU, for tests)"
+    return None
+
+
+_WHY_NOT = {"cpu": _why_not_cpu, "triton": _why_not_triton}
+_PACKAGES = {"cpu": "numba", "triton": "triton"}
 
 
 def _plain(tensor: Tensor) -> Tensor:
