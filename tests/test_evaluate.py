@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,19 +14,23 @@ from torch.nn import functional
 
 import tiny
 from monosem.activations.exclusion import Exclusion
+from monosem.cli import evaluate as command
+from monosem.cli import subject
 from monosem.evaluation import Evaluation, evaluate, loss, replacement
 from monosem.evaluation.batch import Batch
 from monosem.evaluation.density import Density
 from monosem.evaluation.l0 import L0Distribution
-from monosem.evaluation.per_k import PerK, budgets
+from monosem.evaluation.per_k import PerK, powers
 from monosem.evaluation.ratio import Ratio, Sums
 from monosem.evaluation.reconstruction import RATIOS, Reconstruction
 from monosem.evaluation.variation import Variation
 from monosem.lm import LanguageModel
-from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, ReLU, Rule, TopK
+from monosem.progress import Bar
+from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, KronEncoder, ReLU, Rule, TopK, save
 from monosem.shapes import InputError
 from monosem.shapes.codes import Codes
 from monosem.text import Windows
+from monosem.training.config import TrainConfig
 
 D, F = 32, 64
 SITE = "resid_post.1"
@@ -267,7 +274,7 @@ def test_every_budget_equals_an_autoencoder_of_that_k(subtract_b_dec):
         per_k.update(Batch.of(sae, part))
         variation.update(part)
     rows = per_k.compute(variation.per_batch().sum())
-    assert [row["k"] for row in rows] == budgets(12) == [1, 2, 4, 8, 12]
+    assert [row["k"] for row in rows] == list(range(1, 13))
     for row in rows:
         smaller = SAE(sae.encoder, TopK(F, int(row["k"])), scale=sae.scale, subtract_b_dec=subtract_b_dec).eval()
         smaller.W_dec, smaller.b_dec = sae.W_dec, sae.b_dec
@@ -281,6 +288,16 @@ def test_codes_without_ranks_have_no_curve_over_k(lm):
     curves = evaluate({"relu": autoencoder(ReLU(F))}, lm, text(), loss_windows=0)["relu"].curves
     assert "per_k" not in curves
     assert curves["l0_histogram"]
+
+
+def test_powers_are_below_k():
+    assert [powers(most) for most in (1, 2, 12, 16, 17)] == [
+        [],
+        [1],
+        [1, 2, 4, 8],
+        [1, 2, 4, 8],
+        [1, 2, 4, 8, 16],
+    ]
 
 
 # On a model
@@ -338,6 +355,67 @@ def test_losses_equal_a_direct_computation(lm):
     assert [metrics["kl_div"], metrics["kl_div_zero"]] == pytest.approx(kl, rel=1e-4)
     assert metrics["ce_loss_score"] == pytest.approx((ce[2] - ce[1]) / (ce[2] - ce[0]), rel=1e-4)
     assert metrics["kl_div_score"] == pytest.approx(1 - kl[0] / kl[1], rel=1e-4)
+
+
+def of_budget(sae: SAE, k: int) -> SAE:
+    """The same weights with another k."""
+    smaller = SAE(sae.encoder, TopK(F, k), scale=sae.scale, info={key: sae.info[key] for key in ("site", "exclusion")})
+    smaller.W_dec, smaller.b_dec = sae.W_dec, sae.b_dec
+    return smaller.eval()
+
+
+def test_losses_at_smaller_budgets_are_those_of_autoencoders_of_that_k(lm):
+    saes = {"topk": autoencoder(TopK(F, 6)), "relu": autoencoder(ReLU(F))}
+    found = evaluate(saes, lm, text(3), batch=2, loss_per_k=True)
+    assert "per_k" not in found["relu"].curves
+    smaller = {str(k): of_budget(saes["topk"], k) for k in (1, 2, 4, 6)}
+    alone = evaluate(smaller, lm, text(3), batch=2)
+    rows = {row["k"]: row for row in found["topk"].curves["per_k"]}
+    assert sorted(rows) == [1, 2, 3, 4, 5, 6]
+    for k, row in rows.items():
+        measured_here = {"ce_loss_score", "ce_loss_score_mean", "kl_div"} & set(row)
+        assert len(measured_here) == (3 if str(k) in alone else 0)
+        for key in measured_here:
+            assert row[key] == pytest.approx(alone[str(k)].metrics[key], rel=1e-5), (k, key)
+    assert len({row["kl_div"] for row in rows.values() if "kl_div" in row}) == 4
+
+
+def test_losses_at_smaller_budgets_are_asked_for_or_trained_for(lm):
+    plain, several, one = (autoencoder(TopK(F, 4)) for _ in range(3))
+    several.info["budgets"] = {"J": [1, 2, 3, 4]}
+    one.info["budgets"] = {"J": [4]}
+    larger = autoencoder(TopK(F, 4))
+    larger.info |= {"budgets": {"J": [1, 2]}, "budget": {"k": 4, "trained": 2, "extrapolated": True}}
+    saes = {"plain": plain, "several": several, "one": one, "larger": larger}
+
+    def with_losses(**options) -> set[str]:
+        found = evaluate(saes, lm, text(1), **options)
+        return {name for name, one in found.items() if any("kl_div" in row for row in one.curves["per_k"])}
+
+    assert with_losses() == {"several"}
+    assert with_losses(loss_per_k=True) == set(saes)
+    assert with_losses(loss_per_k=False) == set()
+    assert with_losses(loss_per_k=True, loss_windows=0) == set()
+
+
+def test_the_progress_bar_counts_every_pass_through_the_model(lm, monkeypatch):
+    passes, bars = [], []
+    monkeypatch.setattr(lm, "logits", lambda tokens, run=lm.logits: passes.append(tokens.numel()) or run(tokens))
+
+    @contextlib.contextmanager
+    def watched(label, total, unit):
+        bar = Bar(label, total, unit, 0)
+        bars.append(bar)
+        yield bar
+
+    monkeypatch.setattr(replacement, "progress", watched)
+    windows = text()
+    windows.special[:5] = True
+    evaluate({"sae": autoencoder(TopK(F, 4))}, lm, windows, batch=5, loss_per_k=True)
+    (bar,) = bars
+    assert bar.total == bar.done == (3 + 3) * windows.tokens.numel()
+    assert sum(passes) == 6 * windows.tokens[5:].numel()
+    assert "6 passes" in bar.label
 
 
 def test_excluded_positions_keep_their_activation_in_every_replacement(lm):
@@ -523,3 +601,91 @@ def test_every_ratio_has_a_standard_error(lm):
     assert set(RATIOS) | {"explained_variance", "ce_loss_score", "kl_div"} <= set(found.errors)
     assert set(found.errors) < set(found.metrics)
     assert found.errors["ce_loss_clean"] > 0
+
+
+# The command
+
+
+def opened(lm: LanguageModel, folder: Path, saes: dict[str, SAE]) -> subject.Subject:
+    folders = {name: folder / name for name in saes}
+    for path in folders.values():
+        path.mkdir()
+    return subject.Subject(saes, folders, lm, text(4), TrainConfig(), own=True)
+
+
+def test_further_budgets_are_rows_of_their_own_and_stored_with_their_autoencoder(lm, tmp_path):
+    sae = autoencoder(TopK(F, 4))
+    found = command.measure(opened(lm, tmp_path, {"topk": sae}), 2, further=(2, 9))
+    assert list(found) == ["topk", "topk@2", "topk@9"]
+    assert [one["metrics"]["l0"] for one in found.values()] == [4, 2, 9]
+    rows = found["topk"]["curves"]["per_k"]
+    assert rows[1]["explained_variance"] == pytest.approx(found["topk@2"]["metrics"]["explained_variance"], abs=1e-6)
+    table = command.summary(found, {"topk": 5.0})
+    assert "topk@9: beyond its trained budget, which is 4" in table
+    assert "topk@2: " not in table
+    stored = json.loads((tmp_path / "topk" / "evaluation.json").read_text())
+    assert stored.pop("at") == {"2": found["topk@2"], "9": found["topk@9"]}
+    assert stored == found["topk"]
+
+
+def test_the_table_says_what_an_encoder_costs_only_where_it_is_not_dense(lm, tmp_path):
+    kron = SAE(KronEncoder(D, F, heads=8, base=1, extension=8), TopK(F, 4), info=autoencoder(TopK(F, 4)).info)
+    kron.initialise(torch.randn(256, D), torch.Generator())
+    saes = {"topk": autoencoder(TopK(F, 4)), "kron": kron.eval()}
+    found = command.measure(opened(lm, tmp_path, saes), 0)
+    header, _, topk, row, *notes = command.summary(found, {}).splitlines()
+    assert header.endswith("encoder ÷ dense")
+    assert (topk.split()[-1], row.split()[-1]) == ("1", "1.125")
+    assert any(note.startswith("encoder ÷ dense: ") for note in notes)
+    assert found["kron"]["provenance"]["cost"]["parameters"] == 72 * (D + 1) + F * D + D
+    assert "encoder ÷ dense" not in command.summary({"topk": found["topk"]}, {})
+
+
+def test_further_budgets_need_ranks_and_whole_numbers(lm, tmp_path):
+    saes = {"topk": autoencoder(TopK(F, 4)), "relu": autoencoder(ReLU(F))}
+    both = opened(lm, tmp_path, saes)
+    for further, message in (((2,), "relu cannot be measured at --k 2"), ((0,), "topk cannot"), ((65,), "topk cannot")):
+        with pytest.raises(InputError, match=message) as refusal:
+            command.measure(both, 0, further=further)
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(InputError, match=r"--k 4,x: give whole numbers"):
+        command.budgets("4,x")
+    assert command.budgets("16, 4,16") == (16, 4)
+    assert command.budgets("") == ()
+
+
+def test_stored_evaluations_are_taken_together_only_if_they_are_of_one_text(lm, tmp_path):
+    both = opened(lm, tmp_path, {name: autoencoder(TopK(F, 4)) for name in ("one", "two")})
+    command.measure(both, 0)
+    assert command.stored_or_measured(both, 3)["one"]["provenance"]["loss"]["windows"] == 0
+    command.measure(
+        both._replace(saes={"one": both.saes["one"]}, folders={"one": both.folders["one"]}, windows=text(5)), 0
+    )
+    assert command.stored_or_measured(both, 3)["one"]["provenance"]["loss"]["windows"] == 3
+
+
+def test_autoencoders_of_several_runs_are_named_by_their_run_and_need_one_text(lm, monkeypatch, tmp_path):
+    def folder(run: str, name: str, **settings) -> Path:
+        sae = autoencoder(TopK(F, 4), **settings.pop("rule", {}))
+        sae.info["training"] = {"config": TrainConfig(**settings).describe()}
+        sae.info["model"] = lm.identity()
+        (tmp_path / run / "saes").mkdir(parents=True, exist_ok=True)
+        save(sae, tmp_path / run / "saes" / name)
+        return tmp_path / run
+
+    def asked(*folders: Path) -> subject.Subject:
+        none = dict.fromkeys(("model", "text", "dtype", "device"))
+        return subject.open_subject(argparse.Namespace(folder=folders[0], windows=2, **none), folders[1:])
+
+    monkeypatch.setattr(LanguageModel, "load", lambda *_, **__: lm)
+    monkeypatch.setattr("monosem.training.run.run_windows", lambda *_: text(4))
+    first, second = folder("a", "topk", sae=("x", "topk")), folder("b", "topk", batch=4096)
+    folder("a", "x", sae=("x", "topk"))
+    assert list(asked(first).saes) == ["x", "topk"]
+    assert list(asked(first, second / "saes" / "topk").saes) == ["a/x", "a/topk", "b/topk"]
+    with pytest.raises(InputError, match="two of the folders give an autoencoder a/x"):
+        asked(first, first)
+    with pytest.raises(InputError, match="c/topk was trained with window = 128, a/x with 256"):
+        asked(first, folder("c", "topk", window=128))
+    with pytest.raises(InputError, match="leave out different tokens"):
+        asked(first, folder("d", "topk", rule={"first": 3}))

@@ -14,17 +14,18 @@ import tiny
 from monosem.activations.exclusion import Exclusion
 from monosem.evaluation import Context, FeatureStatistics, evaluate, feature_statistics
 from monosem.lm import LanguageModel
-from monosem.report import Subject, plot, write_report
+from monosem.report import Subject, budget, cost, plot, write_report
 from monosem.report.about import about
 from monosem.report.choice import Choice
 from monosem.report.colour import PALETTE
 from monosem.report.context import Span, line, peak
 from monosem.report.mark import marked
 from monosem.report.number import short
+from monosem.report.parent import Sibling, dead_parents, factors, siblings
 from monosem.report.spelling import Piece, Spelling, byte_level, pieces, sentence_piece
 from monosem.report.table import COLUMNS, speed, table
-from monosem.sae import SAE, DenseEncoder, JumpReLU, Rule, TopK
-from monosem.shapes import InputError
+from monosem.sae import SAE, DenseEncoder, JumpReLU, KronEncoder, Rule, TopK
+from monosem.shapes import InputError, KronShape
 from monosem.text import Windows
 
 D, F = 32, 40
@@ -258,24 +259,89 @@ def test_about_names_the_autoencoders_where_they_differ(subjects):
 
 
 def test_table_shows_figures_with_errors_and_every_definition(page, subjects):
-    cells = table(subjects)
+    cells = table(COLUMNS, subjects)
     metrics, errors = subjects[1].evaluation["metrics"], subjects[1].evaluation["errors"]
     headings = [column.heading for column in COLUMNS]
     assert cells[1][0] == (f"{metrics['explained_variance']:.4f}", f"{errors['explained_variance']:.4f}")
     assert cells[1][headings.index("L0")].value == f"{metrics['l0']:.2f}"
     assert cells[0][headings.index("dead")].value == f"{subjects[0].evaluation['metrics']['frac_dead']:.2%}"
     titles = [attributes["title"] for attributes in page.all("abbr")]
-    assert titles == [column.meaning for column in COLUMNS]
+    assert titles == [column.meaning for column in (*COLUMNS, *cost.columns(subjects))]
     for row in cells:
         for cell in row:
             assert cell.value in page.text
             assert cell.error in page.text
 
 
+def kron(base: int = 2, extension: int = 5, gate: str = "mand") -> SAE:
+    """h·m·n = 40 latents."""
+    shape = {"heads": F // (base * extension), "base": base, "extension": extension}
+    info = autoencoder(TopK(F, 4)).info
+    sae = SAE(KronEncoder(D, F, **shape, gate=gate), TopK(F, 4), subtract_b_dec=False, info=info)
+    generator = torch.Generator().manual_seed(1)
+    sae.initialise(torch.randn(256, D, generator=generator) * 3 + 1, generator)
+    return sae.eval()
+
+
+def test_costs_are_those_of_the_encoder_and_say_when_it_is_dearer(subjects):
+    four, one = (subjects[0]._replace(name=name, sae=sae) for name, sae in (("four", kron(4)), ("one", kron(1))))
+    columns = cost.columns([subjects[0], four, one])
+    dense, cheap, dear = (
+        dict(zip([column.heading for column in columns], row)) for row in table(columns, [subjects[0], four, one])
+    )
+    assert [row["encoder"].value for row in (dense, cheap)] == ["dense", "kron, h 2, m 4, n 5, mand"]
+    assert [row["encoder ÷ dense"].value for row in (dense, cheap, dear)] == ["1", "0.45", "1.2"]
+    assert [row["encoder, multiply-adds"].value for row in (dense, cheap)] == [f"{F * D:,}", f"{18 * D:,}"]
+    assert cheap["all, multiply-adds"].value == f"{18 * D + F + 4 * D:,}"
+    assert cheap["dense ÷ all"].value == f"{(F * D + 4 * D) / (18 * D + F + 4 * D):.4g}"
+    assert cheap["parameters"].value == f"{18 * (D + 1) + F * D + D:,}"
+    (remark,) = cost.remarks([subjects[0], four, one])
+    assert remark.startswith("one has a dearer encoder")
+    assert "48 rows for 40 latents, 1.2 times" in remark
+    assert "dead bases" not in [column.heading for column in cost.columns(subjects)]
+
+
+def test_a_parent_is_dead_if_all_its_latents_are(subjects):
+    alive = np.zeros((2, 2, 3), dtype=bool)  # two heads of 2 bases and 3 extensions
+    alive[0, 0, 0] = alive[0, 1, 0] = alive[1, 1, 2] = True
+    assert dead_parents(KronShape(2, 2, 3), alive.flatten()) == (0.25, pytest.approx(4 / 6))
+    silent = statistics([[1.0] if latent in (0, 12) else [] for latent in range(F)], 100)
+    one = subjects[0]._replace(sae=kron(4), features=silent)
+    columns = cost.columns([one])
+    found = dict(zip([column.heading for column in columns], [cell.value for cell in table(columns, [one])[0]]))
+    dead = [found[name] for name in ("dead latents", "dead bases", "dead extensions")]
+    assert dead == ["95.00%", "75.00%", "80.00%"]  # latents (0, 0, 0) and (0, 2, 2)
+
+
+def test_siblings_share_a_parent_of_one_head():
+    sae = kron(2)  # 4 heads of 2 bases and 5 extensions
+    assert factors(sae, 17) == (1, 1, 2)
+    assert factors(autoencoder(TopK(F, 4)), 17) is None
+    found = siblings(sae, 17, [15, 12, 17, 11, 7, 27, 15])
+    assert found == [Sibling(15, "base"), Sibling(12, "extension")]
+    assert siblings(autoencoder(TopK(F, 4)), 17, [15, 12]) == []
+
+
+def test_features_of_a_kron_autoencoder_show_their_parents_and_link_to_siblings(lm, tmp_path):
+    subjects = subjects_of(lm, {"kron": kron(2)}, loss_windows=0)
+    page = Page(write_report(tmp_path / "r.html", subjects, lm, command="c", n_features=9))
+    chosen = Choice(subjects[0].features, 9, 0)
+    for latent in chosen.strongest + chosen.random:
+        head, rest = divmod(latent, 10)
+        assert f"head {head}, base {rest // 5}, extension {rest % 5}" in page.source
+    ids = [attributes["id"] for _, attributes, _ in page.elements if attributes.get("id", "").startswith("latent-1-")]
+    assert sorted(ids) == sorted({f"latent-1-{latent}" for latent in chosen.strongest + chosen.random})
+    links = {attributes["href"] for attributes in page.all("a") if attributes["href"].startswith("#latent-1-")}
+    assert links
+    assert links <= {f"#{target}" for target in ids}
+    assert "(head, base, extension)" in page.text
+
+
 def test_losses_that_were_not_measured_are_not_shown(lm, tmp_path):
     subjects = subjects_of(lm, {"sae": autoencoder(TopK(F, 4))}, loss_windows=0)
     page = Page(write_report(tmp_path / "r.html", subjects, lm, command="c", n_features=1))
-    assert len([1 for attributes in page.all("span", "none") if attributes["title"] == "not measured"]) == 3
+    figures = page.source.split("<h2>Plots</h2>")[0]
+    assert figures.count('title="not measured"') == 3
     assert "Losses were not measured." in page.text
 
 
@@ -405,9 +471,10 @@ def test_line_of_a_context():
 
 
 def test_plots_are_the_pages_own_and_one_colour_is_one_autoencoder(subjects, page):
-    pictures = plot.pictures(subjects)
-    assert [picture.title for picture in pictures] == [one.title for one in plot.PLOTS]
-    for picture, one in zip(pictures, plot.PLOTS):
+    plots = [*plot.PLOTS, *(one for one in budget.PLOTS if one.name == "budget-variance")]
+    pictures = plot.pictures([*plot.PLOTS, *budget.PLOTS], subjects)
+    assert [picture.title for picture in pictures] == [one.title for one in plots]
+    for picture, one in zip(pictures, plots):
         svg = str(picture.svg)
         assert svg in page.source
         assert "currentColor" in svg
@@ -416,15 +483,108 @@ def test_plots_are_the_pages_own_and_one_colour_is_one_autoencoder(subjects, pag
         assert "<style" not in svg
         for place, subject in enumerate(subjects):
             assert (PALETTE[place].lower() in svg) == one.shows(subject), (one.name, place)
-    assert not plot.PLOTS[-1].shows(subjects[1])  # JumpReLU has no k
-    assert plot.pictures(subjects) == pictures
+    assert plot.pictures(plot.PLOTS, subjects) == plot.pictures(plot.PLOTS, subjects)
 
 
 def test_no_training_curves_without_a_log(subjects):
     bare = [subject._replace(log=[]) for subject in subjects]
     names = [one.name for one in plot.PLOTS if any(one.shows(subject) for subject in bare)]
-    assert names == ["density", "active", "budget"]
-    assert len(plot.pictures(bare)) == 3
+    assert names == ["density", "active"]
+    assert len(plot.pictures(plot.PLOTS, bare)) == 2
+
+
+def row(k: int | None, l0: float, ev: float, **losses: float | None) -> dict:
+    return {"k": k, "explained_variance": ev, "l0": l0, **losses}
+
+
+def measured(subject: Subject, per_k: list[dict], at: dict[str, list[dict]] | None = None, **metrics) -> Subject:
+    """`subject` with other figures; `at` has the curve of each further budget, whose last row are its metrics."""
+    evaluation = {"metrics": metrics, "curves": {"per_k": per_k} if per_k else {}}
+    further = {k: {"metrics": rows[-1], "curves": {"per_k": rows}} for k, rows in (at or {}).items()}
+    return subject._replace(evaluation=subject.evaluation | evaluation | ({"at": further} if further else {}))
+
+
+@pytest.fixture
+def budgets(subjects) -> Subject:
+    """TopK of k = 4, measured at 6 as well, where 5.5 latents are active."""
+    own = [row(1, 1, 0.1, ce_loss_score=0.2), row(2, 1.9, 0.2), row(3, 2.8, 0.3), row(4, 3.7, 0.4)]
+    larger = [*own, row(5, 4.6, 0.45), row(6, 5.5, 0.48, ce_loss_score=0.7)]
+    return measured(subjects[0], own, {"6": larger}, l0=3.7, explained_variance=0.4, ce_loss_score=0.5)
+
+
+def test_budgets_have_the_losses_of_their_own_and_of_further_k(subjects, budgets):
+    found = budget.rows(budgets)
+    assert [one["k"] for one in found] == [1, 2, 3, 4, 5, 6]
+    assert [one.get("ce_loss_score") for one in found] == [0.2, None, None, 0.5, None, 0.7]
+    assert [budget.beyond(budgets, one) for one in found] == [False] * 4 + [True] * 2
+    alone = measured(subjects[1], [], l0=3.2, explained_variance=0.3, kl_div=1.0)
+    assert budget.rows(alone) == [{"k": None, "l0": 3.2, "explained_variance": 0.3, "kl_div": 1.0}]
+    assert [(line.k, line.beyond, line.cells[:2]) for line in budget.lines([budgets])] == [
+        (1, False, ["1.00", "0.1000"]),
+        (2, False, ["1.90", "0.2000"]),
+        (4, False, ["3.70", "0.4000"]),
+        (6, True, ["5.50", "0.4800"]),
+    ]
+
+
+def test_budgets_are_drawn_over_active_latents_and_shaded_beyond_training(subjects, budgets):
+    pen = {"color": "k", "linewidth": 1.0}
+    variance, losses, _ = budget.PLOTS
+    axes = Figure().add_subplot()
+    variance.draw(axes, budgets, pen)
+    inside, outside, small, large = axes.lines
+    assert inside.get_xdata().tolist() == [1, 1.9, 2.8, 3.7]
+    assert outside.get_xdata().tolist() == [3.7, 4.6, 5.5]
+    assert outside.get_linestyle() == "--"
+    (shade,) = axes.patches
+    assert [shade.get_x(), shade.get_x() + shade.get_width()] == pytest.approx([3.7, 5.5])
+    assert small.get_xdata().tolist() == [1, 1.9, 3.7, 5.5]
+    assert (large.get_xdata().tolist(), large.get_ydata().tolist()) == ([3.7], [0.4])
+    alone = measured(subjects[1], [], l0=3.2, explained_variance=0.3)
+    assert not variance.worth(alone)
+    assert not losses.shows(alone)
+    assert [picture.title for picture in plot.pictures(budget.PLOTS, [budgets, alone])] == [
+        variance.title,
+        losses.title,
+    ]
+    assert plot.pictures(budget.PLOTS, [alone]) == []
+    axes = Figure().add_subplot()
+    variance.draw(axes, alone, pen)
+    assert axes.lines[-1].get_xydata().tolist() == [[3.2, 0.3]]
+
+
+def test_budgets_beyond_training_are_those_above_the_largest_trained(budgets):
+    sae = copy.copy(budgets.sae)
+    sae.info = sae.info | {"budgets": {"J": [1, 3], "weights": [0.25, 0.75], "rank_weights": [1.0, 0.75, 0.75]}}
+    several = budgets._replace(sae=sae)
+    assert [line.k for line in budget.lines([several]) if line.beyond] == [4, 6]
+    weights = budget.PLOTS[2]
+    assert not weights.shows(budgets)
+    axes = Figure().add_subplot()
+    weights.draw(axes, several, {"color": "k"})
+    assert axes.patches[0].get_data().values.tolist() == [1.0, 0.75, 0.75]
+    assert axes.patches[0].get_data().edges.tolist() == [0.5, 1.5, 2.5, 3.5]
+
+
+def test_page_has_the_figures_of_budgets(page, subjects):
+    lines = budget.lines(subjects)
+    assert [line.k for line in lines] == [1, 2, 4, None]
+    assert all(cell in page.text for one in lines for cell in one.cells)
+    assert "beyond its training" not in page.text
+
+
+def test_active_latents_of_all_autoencoders_fit_in_their_plot(subjects):
+    def of(low: int, high: int) -> Subject:
+        curves = {"l0_histogram": [{"low": low, "high": high, "tokens": 10}]}
+        return subjects[0]._replace(evaluation={"curves": curves})
+
+    active = next(one for one in plot.PLOTS if one.name == "active")
+    axes = Figure().add_subplot()
+    for subject in (of(4, 4), of(3, 20)):
+        active.draw(axes, subject, {"color": "k"})
+    assert axes.lines[0].get_xydata().tolist() == [[0, 0], [3, 0], [4, 1]]
+    assert axes.get_xlim()[0] <= 0
+    assert axes.get_xlim()[1] >= 20
 
 
 def test_latents_that_are_always_active_have_a_place_in_the_density_plot(subjects):

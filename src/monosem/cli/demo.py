@@ -47,7 +47,7 @@ def run(parsed: argparse.Namespace) -> None:
         train(SETTINGS, parsed.run)
     opened = subject.open_subject(_asked(parsed.run, 128))
     evaluations = evaluate.stored_or_measured(opened, 32)
-    output = report.write(opened, evaluations, parsed.run, parsed.run / "report.html", 12, 0)
+    output = report.write(opened, evaluations, parsed.run / "report.html", 12, 0)
     say(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     result = {
         "run": str(parsed.run),

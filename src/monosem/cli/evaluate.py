@@ -2,6 +2,7 @@
 
   monosem evaluate runs/first
   monosem evaluate runs/first/saes/topk --windows 512 --loss-windows 128 --json
+  monosem evaluate runs/first/saes/topk --k 8,64 --loss-per-k
 
 Explained variance is 1 − Σ‖x−x̂‖²/Σ‖x−mean‖² over all kept tokens; CE recovered is the share of the loss increase
 from zero- or mean-ablation that the reconstruction avoids. Tokens the stored rule excludes keep their activation.
@@ -11,10 +12,14 @@ Results are stored beside each autoencoder as evaluation.json.
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monosem.cli import flag, subject
 from monosem.cli.output import show, table
+from monosem.shapes import InputError
+
+if TYPE_CHECKING:
+    from monosem.sae import SAE
 
 COLUMNS = {
     "explained_variance": "EV",
@@ -29,12 +34,18 @@ COLUMNS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     subject.arguments(parser, windows=256)
-    loss_flag(parser)
+    loss_flags(parser)
+    parser.add_argument(
+        "--k",
+        default="",
+        metavar="K[,K]",
+        help="also measure every autoencoder with k latents a token, as further rows NAME@k; topk rule only",
+    )
     flag.shared(parser)
 
 
-def loss_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag for the costly part of an evaluation."""
+def loss_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags for the costly part of an evaluation."""
     parser.add_argument(
         "--loss-windows",
         type=int,
@@ -42,57 +53,118 @@ def loss_flag(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="windows that also go through the whole model (default: 64)",
     )
+    parser.add_argument(
+        "--loss-per-k",
+        action=argparse.BooleanOptionalAction,
+        help="losses with the 1, 2, 4, … strongest latents of a token as well, for autoencoders with fixed k "
+        "(default: for those trained for several budgets)",
+    )
 
 
 def run(parsed: argparse.Namespace) -> None:
     flag.use_threads(parsed)
+    further = budgets(parsed.k)
     opened = subject.open_subject(parsed)
-    evaluations = measure(opened, parsed.loss_windows)
+    evaluations = measure(opened, parsed.loss_windows, parsed.loss_per_k, further)
     show(parsed, evaluations, summary(evaluations, rates(opened)))
 
 
-def measure(opened: subject.Subject, loss_windows: int) -> dict[str, Any]:
-    """Evaluate and, where model and text are those of training, store the result beside each autoencoder."""
+def measure(
+    opened: subject.Subject, loss_windows: int, loss_per_k: bool | None = None, further: tuple[int, ...] = ()
+) -> dict[str, Any]:
+    """Evaluate and, where model and text are those of training, store the result beside each autoencoder.
+
+    What was measured at one of the `further` budgets is named NAME@k, and stored with NAME under `at`.
+    """
     from monosem.disk import write_json
     from monosem.evaluation import evaluate
 
-    found = evaluate(opened.saes, opened.lm, opened.windows, loss_windows=loss_windows, command=subject.command())
+    found = evaluate(
+        _with_budgets(opened.saes, further),
+        opened.lm,
+        opened.windows,
+        loss_windows=loss_windows,
+        loss_per_k=loss_per_k,
+        command=subject.command(),
+    )
     evaluations = {name: one.to_json() for name, one in found.items()}
     if opened.own:
-        for name, evaluation in evaluations.items():
-            write_json(opened.folders[name] / "evaluation.json", evaluation)
+        for name, folder in opened.folders.items():
+            at = {str(k): evaluations[f"{name}@{k}"] for k in further}
+            write_json(folder / "evaluation.json", evaluations[name] | ({"at": at} if at else {}))
     return evaluations
 
 
-def stored_or_measured(opened: subject.Subject, loss_windows: int) -> dict[str, Any]:
-    """The evaluations beside the autoencoders, or new ones where there are none."""
+def budgets(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them, each once. Raises `InputError`."""
+    try:
+        return tuple(dict.fromkeys(flag.integer(part) for part in text.split(",") if part))
+    except ValueError:
+        raise InputError(f"--k {text}: give whole numbers with commas between them, such as 16,128") from None
+
+
+def _with_budgets(saes: dict[str, SAE], further: tuple[int, ...]) -> dict[str, SAE]:
+    """Each autoencoder, followed by itself at every budget."""
+    found = {}
+    for name, sae in saes.items():
+        try:
+            found |= {name: sae} | {f"{name}@{k}": sae.at(k) for k in further}
+        except InputError as error:
+            raise InputError(f"{name} cannot be measured at --k {','.join(map(str, further))}: {error}") from None
+    return found
+
+
+def stored_or_measured(opened: subject.Subject, loss_windows: int, loss_per_k: bool | None = None) -> dict[str, Any]:
+    """The evaluations beside the autoencoders, or new ones where there are none of the same text."""
     from monosem.disk import read_json
 
     paths = {name: folder / "evaluation.json" for name, folder in opened.folders.items()}
     if opened.own and all(path.exists() for path in paths.values()):
-        return {name: read_json(path) for name, path in paths.items()}
-    return measure(opened, loss_windows)
+        stored = {name: read_json(path) for name, path in paths.items()}
+        if len({one["provenance"]["tokens"]["sha256"] for one in stored.values()}) == 1:
+            return stored
+    return measure(opened, loss_windows, loss_per_k)
 
 
 def summary(evaluations: dict[str, Any], rates: dict[str, float | None]) -> str:
     """The table a person reads, with what it was measured on."""
-    rows = []
-    for name, one in evaluations.items():
-        cells = [_cell(one["metrics"].get(key)) for key in COLUMNS]
-        error = one["errors"].get("explained_variance")
-        cells[0] = f"{one['metrics']['explained_variance']:.4f}" + ("" if error is None else f" ± {error:.4f}")
-        cells[-1] = f"{1 - one['metrics']['frac_alive']:.1%}"
-        rate = rates.get(name)
-        rows.append([name, *cells, f"{rate:,.0f}" if rate else "–"])
-    first = next(iter(evaluations.values()))
     header = ["autoencoder", *COLUMNS.values(), "trained tok/s"]
+    rows = [_row(name, one, rates.get(name)) for name, one in evaluations.items()]
+    ratios = [one["provenance"].get("cost", {}).get("encoder_over_dense", 1.0) for one in evaluations.values()]
+    if any(ratio != 1 for ratio in ratios):
+        header.append("encoder ÷ dense")
+        rows = [[*row, f"{ratio:.4g}"] for row, ratio in zip(rows, ratios, strict=True)]
+    return "\n".join([table(header, rows), *_notes(evaluations)])
+
+
+def _row(name: str, one: dict[str, Any], rate: float | None) -> list[str]:
+    cells = [_cell(one["metrics"].get(key)) for key in COLUMNS]
+    error = one["errors"].get("explained_variance")
+    cells[0] = f"{one['metrics']['explained_variance']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    cells[-1] = f"{1 - one['metrics']['frac_alive']:.1%}"
+    return [name, *cells, f"{rate:,.0f}" if rate else "–"]
+
+
+def _notes(evaluations: dict[str, Any]) -> list[str]:
+    first = next(iter(evaluations.values()))
     origin = first["provenance"]
-    note = (
+    notes = [
         f"{first['n_tokens']:,} held-out tokens at {origin['site']} ({first['n_excluded']:,} excluded), losses on "
-        f"{origin['loss']['tokens']:,}; {first['space']} space; ± one standard error over batches\n"
-        "dead: silent on these tokens; trained tok/s: this autoencoder's own training steps, without the model"
-    )
-    return f"{table(header, rows)}\n{note}"
+        f"{origin['loss']['tokens']:,}; {first['space']} space; ± one standard error over batches",
+        "dead: silent on these tokens; trained tok/s: this autoencoder's own training steps, without the model",
+    ]
+    budgets = {name: one["provenance"]["sae"]["info"].get("budget", {}) for name, one in evaluations.items()}
+    notes += [
+        f"{name}: beyond its trained budget, which is {budget['trained']}"
+        for name, budget in budgets.items()
+        if budget.get("extrapolated")
+    ]
+    if any(one["provenance"].get("cost", {}).get("encoder_over_dense", 1) != 1 for one in evaluations.values()):
+        notes.append(
+            "encoder ÷ dense: multiply-adds a token of the encoder over those of a dense encoder of as many latents; "
+            "above 1 it is dearer"
+        )
+    return notes
 
 
 def _cell(value: float | None) -> str:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monosem.cli import flag
 from monosem.cli.output import show
 from monosem.disk import read_json
 from monosem.shapes import InputError
+
+if TYPE_CHECKING:
+    from monosem.sae import SAE
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,13 +71,41 @@ def _autoencoder(path: Path) -> dict[str, Any]:
     from monosem.sae import load
 
     sae = load(path)
-    parameters = sum(weight.numel() for weight in sae.parameters())
     return {
         "kind": "autoencoder",
         "checksum": "verified",
-        "parameters": parameters,
+        **_cost(sae),
+        **_dead(path, sae),
         **read_json(path / "config.json"),
     }
+
+
+def _cost(sae: SAE) -> dict[str, Any]:
+    """Parameters and multiply-adds; an encoder that is dearer than a dense one is said."""
+    from monosem.sae import flops
+
+    cost, share = flops.cost(sae), flops.encoder_share(sae)
+    facts = {
+        "parameters": flops.parameters(sae),
+        "multiply-adds a token": {**cost._asdict(), "total": cost.total, "with active latents": flops.active(sae)},
+        "encoder ÷ dense": share,
+        "dense ÷ all": flops.multiplier(sae),
+    }
+    return facts | ({"remark": "this encoder is dearer than a dense one of as many latents"} if share > 1 else {})
+
+
+def _dead(path: Path, sae: SAE) -> dict[str, Any]:
+    """Shares of latents, and of a KronSAE's bases and extensions, that never fire in the statistics beside it."""
+    from monosem.evaluation import FeatureStatistics
+    from monosem.report.parent import dead_parents, shape_of
+
+    file = path / "features.safetensors"
+    if not file.is_file():
+        return {}
+    statistics, shape = FeatureStatistics.load(file), shape_of(sae)
+    alive = statistics.densities > 0
+    parents = {} if shape is None else dead_parents(shape, alive)._asdict()
+    return {f"dead on {statistics.n_tokens:,} tokens": {"latents": 1 - float(alive.mean()), **parents}}
 
 
 def _store(path: Path) -> dict[str, Any]:
@@ -97,6 +128,8 @@ def _lines(value: dict[str, Any], depth: int = 0) -> list[str]:
     for key, item in value.items():
         if isinstance(item, dict) and item:
             lines += [f"{'  ' * depth}{key}", *_lines(item, depth + 1)]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines += [line for one in item for line in (f"{'  ' * depth}{key}", *_lines(one, depth + 1))]
         else:
             lines.append(f"{'  ' * depth}{key}: {item}")
     return lines

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monosem.cli.output import say
 from monosem.shapes import InputError
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
     from monosem.lm import LanguageModel
     from monosem.sae import SAE
     from monosem.text import Windows
+
+
+READING = ("model", "dtype", "device", "text", "column", "window", "bos", "separator", "held_out")
+"""Settings that decide which activations an autoencoder is measured on."""
+
+
+class Part(NamedTuple):
+    """Autoencoders of one folder by name, where each lives, and how they were trained."""
+
+    saes: dict[str, SAE]
+    folders: dict[str, Path]
+    config: TrainConfig
 
 
 class Subject(NamedTuple):
@@ -46,17 +59,16 @@ def arguments(parser: argparse.ArgumentParser, windows: int) -> None:
     parser.add_argument("--device", help="device of the model (default: as in training)")
 
 
-def open_subject(parsed: argparse.Namespace) -> Subject:
-    """Load everything a command asks for; raises `InputError`."""
+def open_subject(parsed: argparse.Namespace, others: Sequence[Path] = ()) -> Subject:
+    """Load everything a command asks for; raises `InputError`.
+
+    With `others`, folders to be compared with that of `parsed`, autoencoders are named RUN/NAME.
+    """
     from monosem.lm import LanguageModel
-    from monosem.sae import find, load
     from monosem.training.run import first_windows, run_windows
 
-    folders = find(parsed.folder)
-    saes = {name: load(folder) for name, folder in folders.items()}
-    config = _config(saes)
-    asked = {name: getattr(parsed, name) for name in ("model", "text", "dtype", "device") if getattr(parsed, name)}
-    config = replace(config, **asked)
+    parts = [_part(folder, parsed) for folder in (parsed.folder, *others)]
+    saes, folders, config = parts[0] if len(parts) == 1 else _compared(parts)
     lm = LanguageModel.load(config.model, dtype=config.dtype, device=config.device)
     _check_model(saes, lm)
     text = run_windows(config, lm, "held_out")
@@ -64,13 +76,46 @@ def open_subject(parsed: argparse.Namespace) -> Subject:
         raise InputError(f"--windows {parsed.windows}: give at least 1")
     for sae in saes.values():
         sae.to(lm.device)
-    ordered = {name: saes[name] for name in sorted(saes, key=lambda name: _place(name, config))}
-    return Subject(ordered, folders, lm, first_windows(text, parsed.windows), config, own=not asked)
+    if others:
+        from monosem.evaluation import shared_place
+
+        shared_place(saes, lm)
+    return Subject(saes, folders, lm, first_windows(text, parsed.windows), config, own=not _asked(parsed))
 
 
-def _place(name: str, config: TrainConfig) -> int:
-    """Autoencoders of a run stand in the order in which they were asked for."""
-    return config.sae.index(name) if name in config.sae else len(config.sae)
+def _asked(parsed: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(parsed, name) for name in ("model", "text", "dtype", "device") if getattr(parsed, name)}
+
+
+def _part(folder: Path, parsed: argparse.Namespace) -> Part:
+    """The autoencoders of one folder, in the order in which they were asked for."""
+    from monosem.sae import find, load
+
+    folders = find(folder)
+    saes = {name: load(path) for name, path in folders.items()}
+    config = replace(_config(saes), **_asked(parsed))
+    names = sorted(saes, key=lambda name: config.sae.index(name) if name in config.sae else len(config.sae))
+    return Part({name: saes[name] for name in names}, {name: folders[name] for name in names}, config)
+
+
+def _compared(parts: Sequence[Part]) -> Part:
+    """Autoencoders of several runs, which must read the same model and text."""
+    saes: dict[str, SAE] = {}
+    folders: dict[str, Path] = {}
+    first = parts[0].config
+    for part in parts:
+        for name, sae in part.saes.items():
+            full = f"{part.folders[name].resolve().parent.parent.name}/{name}"
+            if full in saes:
+                raise InputError(f"two of the folders give an autoencoder {full}: name each run once, and differently")
+            for key in READING:
+                if getattr(part.config, key) != getattr(first, key):
+                    raise InputError(
+                        f"{full} was trained with {key} = {getattr(part.config, key)}, {next(iter(saes))} with "
+                        f"{getattr(first, key)}: compare autoencoders of one model and text"
+                    )
+            saes[full], folders[full] = sae, part.folders[name]
+    return Part(saes, folders, first)
 
 
 def _config(saes: dict[str, SAE]) -> TrainConfig:

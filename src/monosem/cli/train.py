@@ -2,6 +2,8 @@
 
   monosem train --site resid_post.12 --n-latents 8192 --k 32 --tokens 1M --run runs/first
   monosem train --sae topk,batch_topk,jumprelu --text my.jsonl --model ./my-llama --run runs/mine
+  monosem train --sae hierarchical --k 64 --budgets pow2 --run runs/any-k
+  monosem train --sae topk,kron,kron+hierarchical --base 4 --extension 8 --equal flops --run runs/kron
   monosem train --config settings.toml --run runs/first --lr 3e-4
   monosem train --resume runs/first
 
@@ -13,11 +15,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from monosem.cli import flag
 from monosem.cli.output import say, show, table
 from monosem.disk import digest
 from monosem.shapes import InputError
+
+if TYPE_CHECKING:
+    from monosem.sae import SAE
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +52,25 @@ def run(parsed: argparse.Namespace) -> None:
     parsed.run = parsed.run or Path("runs") / f"{config.site}-{digest(config.describe(), 8)}"
     say(f"run folder: {parsed.run}")
     saes = train(config, parsed.run)
+    for note in notes(saes):
+        say(note)
     rows = [[name, f"{sae.n_latents:,}", str(parsed.run / "saes" / name)] for name, sae in saes.items()]
     result = {"run": str(parsed.run), "saes": {row[0]: row[2] for row in rows}}
     text = table(["autoencoder", "latents", "folder"], rows)
     show(parsed, result, f"{text}\n\nnext: monosem evaluate {parsed.run}")
+
+
+def notes(saes: dict[str, SAE]) -> list[str]:
+    """What a person should know before believing the figures."""
+    from monosem.sae.flops import encoder_share
+
+    found = []
+    for name, sae in saes.items():
+        if (share := encoder_share(sae)) > 1:
+            found.append(f"note: the encoder of {name} has {share:.4g} times the rows of a dense one: it is dearer")
+        if (clamped := sae.info["training"].get("clamped_share") or 0) > 0.01:
+            found.append(
+                f"note: {clamped:.1%} of the gate's gradients in {name} were clamped in the last steps: "
+                "raise --gate-clamp, or read its figures with care"
+            )
+    return found

@@ -4,6 +4,7 @@ from monosem.evaluation.context import Context
 from monosem.evaluation.evaluation import Evaluation, evaluate
 from monosem.evaluation.feature import feature_statistics
 from monosem.evaluation.feature_file import FeatureStatistics
+from monosem.evaluation.place import shared_place
 from monosem.evaluation.promotion import Promoted, promoted, promotes
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "feature_statistics",
     "promoted",
     "promotes",
+    "shared_place",
 ]

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from monosem.evaluation import per_k
 from monosem.evaluation.batch import Batch
 from monosem.evaluation.place import Place, shared_place
 from monosem.evaluation.provenance import of_autoencoder, provenance
@@ -18,7 +19,7 @@ from monosem.evaluation.ratio import Figure
 from monosem.evaluation.reading import check_request, evaluating, read
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.recovered import Recovered
-from monosem.evaluation.replacement import replacement_losses
+from monosem.evaluation.replacement import Trial, Variant, replacement_losses, variants
 from monosem.evaluation.variation import Variation
 from monosem.lm import LanguageModel
 from monosem.sae import SAE
@@ -73,6 +74,7 @@ def evaluate(
     *,
     batch: int = 8,
     loss_windows: int | None = None,
+    loss_per_k: bool | None = None,
     command: str | None = None,
 ) -> dict[str, Evaluation]:
     """Measure autoencoders that share a site and an exclusion rule, both stored in `sae.info`.
@@ -80,7 +82,9 @@ def evaluate(
     One forward pass per `batch` of windows serves all of them. The first `loss_windows` windows (None: all,
     0: none) go through the whole model again, unchanged and with the site replaced at kept positions by each
     reconstruction, by zero and by the mean over kept tokens; losses are averaged over kept tokens that have a
-    next one. Raises `InputError` before any forward pass when widths, sites or rules do not fit.
+    next one. `loss_per_k` runs the model with the k strongest latents alone as well, at every power of two below
+    K, for autoencoders with ranks (None: those trained for several budgets). Raises `InputError` before any forward
+    pass when widths, sites or rules do not fit.
     """
     place = shared_place(saes, lm)
     check_request(windows, batch)
@@ -89,13 +93,23 @@ def evaluate(
     with evaluating(saes):
         first = _reconstructed(saes, lm, windows, place, batch)
         keep = torch.cat(first.keep)[:loss_windows]
-        recovered, source_tokens = _recovered(saes, lm, windows, keep, place, first.variation, batch)
+        trials = {name: Trial(sae, _budgets(sae, loss_per_k)) for name, sae in saes.items()}
+        recovered, source_tokens = _recovered(trials, lm, windows, keep, place, first.variation, batch)
     origin = provenance(lm, windows, place, batch, command)
     origin["loss"] = {"windows": len(keep), "tokens": source_tokens}
     return {
-        name: _evaluation(first, name, recovered[name].figures(), windows, origin | of_autoencoder(sae))
+        name: _evaluation(first, name, _losses_of(name, recovered), windows, origin | of_autoencoder(sae))
         for name, sae in saes.items()
     }
+
+
+def _budgets(sae: SAE, asked: bool | None) -> tuple[int, ...]:
+    """The smaller budgets at which the model is run."""
+    most = per_k.most(sae)
+    if asked is None:
+        # What `at` gives shares its smaller budgets with the autoencoder it is from.
+        asked = len(sae.info.get("budgets", {}).get("J", ())) > 1 and "budget" not in sae.info
+    return tuple(per_k.powers(most)) if asked and most else ()
 
 
 def _reconstructed(saes: Mapping[str, SAE], lm: LanguageModel, windows: Windows, place: Place, batch: int) -> _Read:
@@ -113,40 +127,58 @@ def _reconstructed(saes: Mapping[str, SAE], lm: LanguageModel, windows: Windows,
 
 
 def _recovered(
-    saes: Mapping[str, SAE],
+    trials: Mapping[str, Trial],
     lm: LanguageModel,
     windows: Windows,
     keep: Bool[Tensor, "N T"],
     place: Place,
     variation: Variation,
     batch: int,
-) -> tuple[dict[str, Recovered], int]:
-    """Loss metrics, and the number of source tokens they are averaged over."""
-    recovered, tokens = {name: Recovered(name) for name in saes}, 0
+) -> tuple[dict[Variant, Recovered], int]:
+    """Loss metrics of each reconstruction, and the number of source tokens they are averaged over."""
+    recovered, tokens = {variant: Recovered(variant) for variant in variants(trials)}, 0
     if len(keep):
-        for losses in replacement_losses(saes, lm, windows, keep, place, variation.mean(), batch):
+        for losses in replacement_losses(trials, lm, windows, keep, place, variation.mean(), batch):
             tokens += losses.tokens
             for one in recovered.values():
                 one.update(losses)
     return recovered, tokens
 
 
+def _losses_of(name: str, recovered: Mapping[Variant, Recovered]) -> dict[int | None, dict[str, Figure]]:
+    """Loss metrics of one autoencoder by budget; None: its own."""
+    return {k: one.figures() for (own, k), one in recovered.items() if own == name}
+
+
 def _evaluation(
-    first: _Read, name: str, losses: dict[str, Figure], windows: Windows, origin: dict[str, Any]
+    first: _Read,
+    name: str,
+    losses: dict[int | None, dict[str, Figure]],
+    windows: Windows,
+    origin: dict[str, Any],
 ) -> Evaluation:
     measured = first.reconstructions[name]
-    figures = measured.figures(first.variation)
+    figures, curves = measured.figures(first.variation), measured.curves(first.variation)
     if origin["loss"]["tokens"]:
-        figures |= losses
+        figures |= losses[None]
+        curves |= _losses_per_k(curves.get("per_k", []), losses)
     return Evaluation(
         metrics={key: figure.value for key, figure in figures.items()},
         errors={key: figure.error for key, figure in figures.items() if figure.error is not None},
-        curves=measured.curves(first.variation),
+        curves=curves,
         compat=measured.compat(),
         provenance=origin,
         n_tokens=first.variation.tokens,
         n_excluded=windows.tokens.numel() - first.variation.tokens,
     )
+
+
+def _losses_per_k(
+    rows: list[per_k.Row], losses: Mapping[int | None, Mapping[str, Figure]]
+) -> dict[str, list[per_k.Row]]:
+    """The curve over k with losses at the budgets that have some, and at K; nothing if no budget has."""
+    smaller = {k: figures for k, figures in losses.items() if k is not None}
+    return {"per_k": per_k.with_losses(rows, {**smaller, len(rows): losses[None]})} if smaller else {}
 
 
 def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:

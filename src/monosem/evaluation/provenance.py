@@ -11,7 +11,7 @@ import torch
 
 from monosem.evaluation.place import Place
 from monosem.lm import LanguageModel
-from monosem.sae import SAE, describe
+from monosem.sae import SAE, describe, flops
 from monosem.text.window import Windows
 
 
@@ -42,8 +42,16 @@ def provenance(lm: LanguageModel, windows: Windows, place: Place, batch: int, co
 
 
 def of_autoencoder(sae: SAE) -> dict[str, Any]:
-    """Its configuration and training record; seeds are in there where training stored them."""
-    return {"sae": describe(sae), "seed": sae.info.get("seed")}
+    """Its configuration and training record, with seeds where training stored them; and what it costs.
+
+    `encoder_over_dense`: encoder rows over those of a dense encoder, above 1 where it is dearer.
+    """
+    cost = {
+        "parameters": flops.parameters(sae)["total"],
+        "encoder_multiply_adds": flops.cost(sae).encoder,
+        "encoder_over_dense": flops.encoder_share(sae),
+    }
+    return {"sae": describe(sae), "seed": sae.info.get("seed"), "cost": cost}
 
 
 def _version() -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from monosem.evaluation.loss import Loss
 from monosem.evaluation.ratio import Figure, Ratio, Sums
-from monosem.evaluation.replacement import Losses
+from monosem.evaluation.replacement import Losses, Variant
 
 RECOVERED: dict[str, Callable[[Losses, Loss], Sums]] = {
     "ce_loss_clean": lambda all, sae: Sums(all.clean, all.tokens),
@@ -28,15 +28,15 @@ The floor of `ce_loss_score` and `kl_div_score` is the site set to zero, of the 
 
 
 class Recovered:
-    """Running sums of one autoencoder's losses."""
+    """Running sums of the losses of one reconstruction."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, variant: Variant) -> None:
+        self._variant = variant
         self._ratios = {key: Ratio() for key in RECOVERED}
 
     def update(self, losses: Losses) -> None:
         for key, ratio in self._ratios.items():
-            ratio.update(RECOVERED[key](losses, losses.saes[self._name]))
+            ratio.update(RECOVERED[key](losses, losses.variants[self._variant]))
 
     def figures(self) -> dict[str, Figure]:
         return {key: ratio.compute() for key, ratio in self._ratios.items()}

@@ -10,6 +10,7 @@ import numpy as np
 from monosem.evaluation import promoted, promotes
 from monosem.lm import LanguageModel
 from monosem.report.context import Line, line, peak
+from monosem.report.parent import Factors, Sibling, factors, siblings
 from monosem.report.spelling import Spelling
 from monosem.report.subject import Subject
 
@@ -28,9 +29,12 @@ class Feature(NamedTuple):
 
     `histogram` counts its activations in equal bins from 0 to `max`; `peaks` are the distinct texts it fires
     on most; `sampled` has one random context from each third of its activations, the strongest third first.
+    A latent of a KronSAE has factors, and siblings among the latents that are shown.
     """
 
     latent: int
+    factors: Factors | None
+    siblings: list[Sibling]
     density: float
     tokens: int
     mean: float
@@ -44,9 +48,14 @@ class Feature(NamedTuple):
 
 
 def features(
-    subject: Subject, lm: LanguageModel, spelling: Spelling, latents: Sequence[int], seed: int
+    subject: Subject,
+    lm: LanguageModel,
+    spelling: Spelling,
+    latents: Sequence[int],
+    seed: int,
+    shown: Sequence[int] = (),
 ) -> list[Feature]:
-    """One for each of `latents`, which must be alive, in the same order."""
+    """One for each of `latents`, which must be alive, in the same order; siblings are sought in `shown`."""
     words: list[tuple[list[Word], list[Word]]] = [([], []) for _ in latents]
     if promotes(subject.sae, lm):
         found = promoted(subject.sae, lm, latents, min(WORDS, lm.vocab_size))
@@ -57,19 +66,29 @@ def features(
                 zip(found.bottom_ids.tolist(), found.bottom_values.tolist()),
             )
         ]
-    return [_feature(subject, spelling, latent, *own, seed) for latent, own in zip(latents, words)]
+    return [_feature(subject, spelling, latent, *own, seed, shown) for latent, own in zip(latents, words)]
 
 
 def _words(spelling: Spelling, ids: Sequence[int], values: Sequence[float]) -> list[Word]:
     return [Word(spelling.word(token), value) for token, value in zip(ids, values)]
 
 
-def _feature(subject: Subject, spelling: Spelling, latent: int, up: list[Word], down: list[Word], seed: int) -> Feature:
+def _feature(
+    subject: Subject,
+    spelling: Spelling,
+    latent: int,
+    up: list[Word],
+    down: list[Word],
+    seed: int,
+    shown: Sequence[int],
+) -> Feature:
     own = subject.features
     top = own.top(latent, TOP)
     values = own.activations(latent).values
     return Feature(
         latent=latent,
+        factors=factors(subject.sae, latent),
+        siblings=siblings(subject.sae, latent, shown),
         density=own.density(latent),
         tokens=len(values),
         mean=own.mean(latent),

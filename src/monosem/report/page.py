@@ -10,13 +10,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from monosem.disk import whole_file
 from monosem.evaluation import promotes
 from monosem.lm import LanguageModel
-from monosem.report import choice, feature, plot
+from monosem.report import budget, choice, cost, feature, plot
 from monosem.report.about import about, title
 from monosem.report.choice import Choice
 from monosem.report.colour import colour
 from monosem.report.feature import Feature
 from monosem.report.mark import marked
 from monosem.report.number import short
+from monosem.report.parent import shape_of
 from monosem.report.spelling import Spelling
 from monosem.report.subject import Subject
 from monosem.report.table import COLUMNS, table
@@ -24,7 +25,10 @@ from monosem.shapes import InputError
 
 
 class Section(NamedTuple):
-    """The features of one autoencoder; `units` says what an activation of 1 means."""
+    """The features of one autoencoder; `units` says what an activation of 1 means.
+
+    `factors`: its latents have two parents each.
+    """
 
     name: str
     colour: str
@@ -33,6 +37,7 @@ class Section(NamedTuple):
     n_tokens: int
     choice: Choice
     promotes: bool
+    factors: bool
     strongest: list[Feature]
     random: list[Feature]
 
@@ -63,9 +68,15 @@ def write_report(
             command=command,
             seed=seed,
             columns=COLUMNS,
-            rows=table(subjects),
+            rows=table(COLUMNS, subjects),
             colours=[colour(place) for place in range(len(subjects))],
-            pictures=plot.pictures(subjects) if plot.available() else None,
+            pictures=plot.pictures(plot.PLOTS, subjects) if plot.available() else None,
+            budgets=budget.lines(subjects),
+            budget_headings=[heading for heading, _ in budget.FIGURES.values()],
+            budget_pictures=plot.pictures(budget.PLOTS, subjects) if plot.available() else None,
+            cost_columns=(cost_columns := cost.columns(subjects)),
+            costs=table(cost_columns, subjects),
+            remarks=cost.remarks(subjects),
             rule=choice,
             top=feature.TOP,
             sections=[
@@ -82,8 +93,9 @@ def _section(
     place: int, subject: Subject, lm: LanguageModel, spelling: Spelling, n_features: int, seed: int
 ) -> Section:
     chosen = Choice(subject.features, n_features, seed)
+    shown = [*chosen.strongest, *chosen.random]
     strongest, random = (
-        feature.features(subject, lm, spelling, latents, seed) for latents in (chosen.strongest, chosen.random)
+        feature.features(subject, lm, spelling, latents, seed, shown) for latents in (chosen.strongest, chosen.random)
     )
     return Section(
         subject.name,
@@ -93,6 +105,7 @@ def _section(
         subject.features.n_tokens,
         chosen,
         promotes(subject.sae, lm),
+        shape_of(subject.sae) is not None,
         strongest,
         random,
     )

@@ -44,7 +44,10 @@ Draw = Callable[["Axes", Subject, Pen], None]
 
 
 class Plot(NamedTuple):
-    """A picture with one line an autoencoder, and what exactly it shows."""
+    """A picture with one line an autoencoder, and what exactly it shows.
+
+    It is drawn if at least one autoencoder is `worth` it; by default every one that it `shows` is.
+    """
 
     name: str
     title: str
@@ -53,6 +56,7 @@ class Plot(NamedTuple):
     y: str
     draw: Draw
     shows: Callable[[Subject], bool]
+    worth: Callable[[Subject], bool] | None = None
 
 
 class Picture(NamedTuple):
@@ -68,12 +72,12 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def pictures(subjects: Sequence[Subject]) -> list[Picture]:
-    """The rows of `PLOTS` that at least one autoencoder has data for. Needs matplotlib."""
+def pictures(plots: Sequence[Plot], subjects: Sequence[Subject]) -> list[Picture]:
+    """Those of `plots` that at least one autoencoder is worth. Needs matplotlib."""
     return [
         Picture(plot.title, plot.caption, svg(plot, subjects))
-        for plot in PLOTS
-        if any(plot.shows(subject) for subject in subjects)
+        for plot in plots
+        if any((plot.worth or plot.shows)(subject) for subject in subjects)
     ]
 
 
@@ -112,12 +116,12 @@ def _inline(text: str, name: str, title: str) -> str:
 def _curve(key: str) -> Draw:
     def draw(axes: Axes, subject: Subject, pen: Pen) -> None:
         axes.plot([line["tokens"] for line in subject.log], [line[key] for line in subject.log], **pen)
-        axes.xaxis.set_major_formatter(_thousands)
+        axes.xaxis.set_major_formatter(thousands)
 
     return draw
 
 
-def _thousands(value: float, _: Any = None) -> str:
+def thousands(value: float, _: Any = None) -> str:
     """10,000 as 10k."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
@@ -134,18 +138,11 @@ def _density(axes: Axes, subject: Subject, pen: Pen) -> None:
 
 def _active(axes: Axes, subject: Subject, pen: Pen) -> None:
     rows = subject.evaluation["curves"]["l0_histogram"]
-    tokens = np.cumsum([0] + [row["tokens"] for row in rows])
-    at = [max(rows[0]["low"] - 1, 0)] + [row["high"] for row in rows]
+    tokens = np.cumsum([0, 0] + [row["tokens"] for row in rows])
+    at = [0, max(rows[0]["low"] - 1, 0)] + [row["high"] for row in rows]
     axes.plot(at, tokens / tokens[-1], **pen, drawstyle="steps-post" if len(rows) == 1 else "default")
     axes.set_xscale("symlog", linthresh=10)
-    axes.xaxis.set_major_formatter(_thousands)
-
-
-def _budget(axes: Axes, subject: Subject, pen: Pen) -> None:
-    rows = subject.evaluation["curves"]["per_k"]
-    axes.plot([row["k"] for row in rows], [row["explained_variance"] for row in rows], "o-", **pen, markersize=4)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(_thousands)
+    axes.xaxis.set_major_formatter(thousands)
 
 
 def _has(curve: str) -> Callable[[Subject], bool]:
@@ -207,14 +204,5 @@ PLOTS = (
         "share of tokens",
         _active,
         _has("l0_histogram"),
-    ),
-    Plot(
-        "budget",
-        "Explained variance at a smaller k",
-        "explained variance on the evaluation tokens when only the k strongest latents of each are kept",
-        "k",
-        "explained variance",
-        _budget,
-        _has("per_k"),
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
@@ -89,6 +89,6 @@ COLUMNS = (
 )
 
 
-def table(subjects: list[Subject]) -> list[list[Cell]]:
+def table(columns: Sequence[Column], subjects: Sequence[Subject]) -> list[list[Cell]]:
     """One row an autoencoder, one cell a column."""
-    return [[column.cell(subject) for column in COLUMNS] for subject in subjects]
+    return [[column.cell(subject) for column in columns] for subject in subjects]

@@ -87,7 +87,8 @@ class SAE(nn.Module):
         Beyond the largest trained budget this is extrapolation, and `info["budget"]` says so. Raises `InputError`
         for rules other than TopK and for k outside 1..n_latents.
         """
-        trained = self.info.get("budget", {}).get("trained", self.K)
+        budgets = self.info.get("budgets", {}).get("J", [self.K])
+        trained = self.info.get("budget", {}).get("trained", max(budgets))
         cut = SAE(
             self.encoder,
             TopK(self.n_latents, k),
