@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "measure autoencoders on held-out text",
     "features": "what single features fire on, promote and suppress",
     "report": "write one HTML page about a run",
+    "reproduce": "re-test the claims of a paper, with a verdict for each",
     "inspect": "say what a folder or file is: a run, an autoencoder, a store, feature statistics",
 }
 

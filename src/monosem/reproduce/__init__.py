@@ -1,0 +1,9 @@
+"""Published claims, re-tested: one study a paper, its claims as experiments with a verdict."""
+
+from __future__ import annotations
+
+STUDIES = {
+    "hierarchical": "HierarchicalTopK, one autoencoder for every sparsity (arXiv 2505.24473)",
+    "kronsae": "KronSAE, a Kronecker-factorised encoder (arXiv 2505.22255)",
+}
+"""What can be reproduced: the module of this room that holds each name's `STUDY`, and what it is about."""
