@@ -7,7 +7,8 @@ from torch.nn import functional
 
 from monosem import kernels
 from monosem.disk import read_sealed, sealed, sha256, write_json
-from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, ReLU, TopK, load, save
+from monosem.sae import ENCODERS, SAE, BatchTopK, DenseEncoder, JumpReLU, KronEncoder, ReLU, TopK, load, save
+from monosem.sae import RULES as ALL_RULES
 from monosem.sae.function import count_active
 from monosem.sae.objective import Objective
 from monosem.sae.penalty import L1, NoPenalty, TargetL0
@@ -21,14 +22,24 @@ RULES = {
     "jumprelu": lambda: JumpReLU(F, 0.4),
     "relu": lambda: ReLU(F),
 }
+MADE = {
+    "dense": lambda: DenseEncoder(D, F),
+    "kron": lambda: KronEncoder(D, F, heads=5, base=2, extension=4),
+    "kron product": lambda: KronEncoder(D, F, heads=5, base=2, extension=4, gate="product"),
+}
+WITHOUT_THRESHOLDS = ("topk", "batch_topk")
+PAIRS = [(name, rule) for name in MADE for rule in (RULES if name == "dense" else WITHOUT_THRESHOLDS)]
+every_pair = pytest.mark.parametrize(("encoder", "rule"), PAIRS)
 
 
-def make(rule: str, dtype: torch.dtype = torch.float64) -> tuple[SAE, torch.Tensor]:
+def make(rule: str, dtype: torch.dtype = torch.float64, encoder: str = "dense") -> tuple[SAE, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(B, D, generator=generator) * 3 + 1
-    sae = SAE(DenseEncoder(D, F), RULES[rule](), info={"site": "resid_post.1"})
+    sae = SAE(MADE[encoder](), RULES[rule](), info={"site": "resid_post.1"})
     sae.initialise(x, generator)
     with torch.no_grad():
+        if encoder != "dense":
+            sae.encoder.weight.mul_(4)  # at the start codes are some tenths of a dense encoder's
         sae.encoder.bias.normal_(0, 0.1, generator=generator)
         if rule == "jumprelu":
             sae.rule.threshold.fill_(0.8).add_(torch.rand(F, generator=generator) * 0.2)
@@ -97,9 +108,14 @@ def test_threshold_gradients_are_the_rectangle_estimator():
     torch.testing.assert_close(found, -window.sum(0) / epsilon / B)
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_codes_agree_with_the_dense_oracle(rule):
-    sae, x = make(rule, torch.float32)
+def test_every_encoder_and_rule_is_in_these_tests():
+    assert {type(made()) for made in MADE.values()} == set(ENCODERS.values())
+    assert set(RULES) == set(ALL_RULES)
+
+
+@every_pair
+def test_codes_agree_with_the_dense_oracle(encoder, rule):
+    sae, x = make(rule, torch.float32, encoder)
     sae.train()
     sae.codes(x)
     sae.eval()
@@ -124,10 +140,27 @@ def test_fixed_codes_are_sorted_and_can_be_cut():
     sae, x = make("topk")
     codes = sae.codes(x)
     assert (codes.values.diff(dim=1) <= 0).all()
-    smaller = SAE(sae.encoder, TopK(F, 2), scale=sae.scale)
-    smaller.W_dec, smaller.b_dec = sae.W_dec, sae.b_dec
-    assert torch.equal(codes.at(2).values, smaller.codes(x).values)
-    assert torch.equal(codes.at(2).indices, smaller.codes(x).indices)
+    assert torch.equal(codes.at(2).values, sae.at(2).codes(x).values)
+    assert torch.equal(codes.at(2).indices, sae.at(2).codes(x).indices)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_second_derivatives_are_refused(rule):
+    """Of the selection and of the decoder: their gradients are no graph."""
+    sae, x = make(rule)
+    sae.train()
+    # Dense codes are multiplied by torch itself.
+    weights = [sae.encoder.weight] if rule == "relu" else [sae.encoder.weight, sae.W_dec]
+    for weight in weights:
+        with pytest.raises(RuntimeError, match="differentiated once"):
+            torch.autograd.grad(sae(x).square().sum(), weight, create_graph=True)
+
+
+def test_counting_active_latents_cannot_be_differentiated_twice():
+    sae, x = make("jumprelu")
+    count = count_active(sae.train().codes(x), sae.rule.threshold, sae.rule.bandwidth)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(count, sae.rule.threshold, create_graph=True)
 
 
 def test_dense_of_repeated_and_stored_zero_entries():
@@ -204,9 +237,9 @@ def test_initial_scale_makes_the_mean_squared_norm_the_width():
 
 
 @pytest.mark.parametrize("units", ["scaled", "raw"])
-@pytest.mark.parametrize("rule", RULES)
-def test_folding_changes_nothing_but_units(rule, units):
-    sae, x = make(rule)
+@every_pair
+def test_folding_changes_nothing_but_units(encoder, rule, units):
+    sae, x = make(rule, encoder=encoder)
     sae.train()
     sae.codes(x * 1.01)  # gives batch_topk a threshold that no value of x is equal to
     sae.eval()
@@ -220,9 +253,9 @@ def test_folding_changes_nothing_but_units(rule, units):
     torch.testing.assert_close(folded.W_dec.norm(dim=1), torch.full((F,), norm, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_save_and_load_give_back_every_bit(rule, tmp_path):
-    sae, x = make(rule, torch.float32)
+@every_pair
+def test_save_and_load_give_back_every_bit(encoder, rule, tmp_path):
+    sae, x = make(rule, torch.float32, encoder)
     sae.train()
     sae.codes(x)
     sae.eval()

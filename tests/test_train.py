@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import run_folder
-from monosem.sae import load
+from monosem.sae import load, multiplier
 from monosem.shapes import InputError
-from monosem.training import Interrupted, TrainConfig, checkpoint, job, open_run, train
+from monosem.training import Interrupted, TrainConfig, checkpoint, job, open_run, together, train
 from monosem.training import loop as loop_module
 from monosem.training.log import read
+from monosem.training.run import prepare
 from monosem.training.schedule import learning_rate
 
 ALL = ("topk", "batch_topk", "jumprelu", "relu")
@@ -59,17 +60,27 @@ def test_training_improves_and_saves_what_it_returns(config, tmp_path):
 
 
 def test_each_autoencoder_is_the_same_as_if_trained_alone(config, tmp_path):
-    together = train(config, tmp_path / "together")
+    beside = train(config, tmp_path / "beside")
     for name in ALL:
         alone = train(replace(config, sae=(name,)), tmp_path / name)
-        assert_same(weights(alone), weights({name: together[name]}))
+        assert_same(weights(alone), weights({name: beside[name]}))
 
 
-@pytest.mark.parametrize("activations", ["store", "live"])
-def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, activations):
-    config = replace(config, activations=activations)
+KRON = {"sae": ("topk", "kron+hierarchical"), "equal": "flops", "base": 4, "extension": 4, "tokens": 1600}
+"""88 steps of Kron to 50 of TopK, for the same multiply-adds."""
+RESUMED = {
+    "store": ({}, [13, 14, 61], 100),
+    "live": ({"activations": "live"}, [13, 14, 61], 100),
+    "kron+hierarchical, equal flops": (KRON, [14, 61], 88),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, case):
+    changed, stopped, steps = RESUMED[case]
+    config = replace(config, **changed)
     expected = train(config, tmp_path / "whole")
-    stops = iter([13, 14, 61])
+    stops = iter(stopped)
     stop = next(stops)
     advance = loop_module.Loop._advance
 
@@ -79,8 +90,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop_module.Loop, "_advance", interrupted)
-    for _ in range(3):
-        with pytest.raises(Interrupted, match=f"after step {stop} of 100") as caught:
+    for _ in stopped:
+        with pytest.raises(Interrupted, match=f"after step {stop} of {steps}") as caught:
             train(config, tmp_path / "parts")
         assert caught.value.signal_number == signal.SIGTERM
         stop = next(stops, None)
@@ -92,6 +103,58 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path, monkeypatch
         for name in ("whole", "parts")
     ]
     assert lines[0] == lines[1]
+
+
+def test_equal_flops_end_at_steps_of_their_own_and_budgets_are_logged(config, tmp_path):
+    config = replace(config, **KRON, budgets="1,3,4")
+    saes = train(config, tmp_path / "run")
+    lines = {name: [line for line in read(tmp_path / "run" / "metrics.jsonl") if line["sae"] == name] for name in saes}
+    last = {"topk": 50, "kron+hierarchical": 88}
+    for name, mine in lines.items():
+        assert [line["step"] for line in mine] == sorted({*range(7, last[name] + 1, 7), last[name]})
+        assert mine[-1]["tokens"] == last[name] * 32 == saes[name].info["training"]["tokens"]
+        assert 0 < mine[-1]["lr"] < config.lr / 5, "each schedule ends with its run"
+    kron = lines["kron+hierarchical"]
+    assert 1600 * multiplier(saes["kron+hierarchical"]) // 32 == 88
+    assert kron[-1]["loss"] < 0.9 * kron[0]["loss"]
+    for line in kron:
+        # Powers of two and both ends of the budgets; the last is all codes.
+        explained = [line[f"explained_variance_at_{k}"] for k in (1, 4)]
+        assert "explained_variance_at_3" not in line
+        assert explained[1] == pytest.approx(line["explained_variance"], abs=1e-5)
+        assert explained[0] < explained[1]
+        assert 0 <= line["clamped_share"] < 0.5
+    assert not any("clamped_share" in line or "explained_variance_at_1" in line for line in lines["topk"])
+    info = saes["kron+hierarchical"].info
+    assert info["budgets"]["J"] == [1, 3, 4]
+    assert info["budgets"]["rank_weights"] == pytest.approx([1, 2 / 3, 2 / 3, 1 / 3])
+    assert "budgets" not in saes["topk"].info
+
+
+def test_a_run_resumed_after_its_last_step_says_the_same_about_it(config, tmp_path, monkeypatch):
+    config = replace(config, sae=("kron",), tokens=320, base=4, extension=4)
+    expected = train(config, tmp_path / "whole")["kron"].info["training"]["clamped_share"]
+    assert expected is not None
+    advance = loop_module.Loop._advance
+
+    def stopped(self, log, bar):
+        advance(self, log, bar)
+        if self.step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop_module.Loop, "_advance", stopped)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "parts")
+    assert train(config, tmp_path / "parts")["kron"].info["training"]["clamped_share"] == expected
+
+
+def test_arms_in_memory_are_what_a_run_trains(config, tmp_path):
+    names = ("topk", "kron+hierarchical", "matryoshka+batch_topk")
+    config = replace(config, sae=names, tokens=640, base=4, extension=4)
+    saes = train(config, tmp_path / "run")
+    prepared = prepare(config)
+    arms = together(prepared.source, prepared.site, {name: replace(config, sae=(name,)) for name in names})
+    assert_same(weights(arms), weights(saes))
 
 
 def test_lines_written_after_the_checkpoint_are_dropped_on_resume(config, tmp_path):

@@ -191,7 +191,8 @@ def _check_walk(found: NestedGradients, entries: tuple, weight: Tensor, target: 
     """The residual and what was decoded make the target again, or a row of the weight changed on the way."""
     values, indices, offsets, cuts = entries
     used = reference.stages(values, offsets, cuts) < cuts.shape[1]
-    back = found.residual + decode(torch.where(used, values, 0.0), indices, offsets, weight)
+    wide = found.residual.dtype
+    back = found.residual + decode(torch.where(used, values, 0.0).to(wide), indices, offsets, weight.to(wide))
     worst = float((back - target).norm() / target.norm().clamp_min(1e-30))
     if not worst < 1e-4:
         raise InputError(f"nested decoding does not return to its target (relative error {worst:.1e}): report this")

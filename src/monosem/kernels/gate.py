@@ -60,7 +60,8 @@ def _soft(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _soft_slopes(u: Tensor, v: Tensor, clamp: float) -> Pair:
-    p, q = functional.softplus(u), functional.softplus(v)
+    least = torch.finfo(u.dtype).tiny
+    p, q = functional.softplus(u).clamp_min(least), functional.softplus(v).clamp_min(least)
     by_u, by_v = (q / p).sqrt().clamp_max(clamp) * u.sigmoid(), (p / q).sqrt().clamp_max(clamp) * v.sigmoid()
     return 0.5 * by_u, 0.5 * by_v
 

@@ -6,13 +6,13 @@ All compute their gradients from the stored entries alone; none can be different
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from monosem import kernels
@@ -22,6 +22,18 @@ from monosem.shapes.codes import Codes
 
 Choose = Callable[[Tensor, Tensor, Tensor], Selected]
 """Inputs [B, D], weight [F, D] and bias [F] to the entries kept of x weightᵀ + bias; no indices: all, dense."""
+
+
+def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse second derivatives: what is saved is not a graph, and terms of theirs would be missing in silence."""
+
+    @wraps(backward)
+    def checked(ctx: Any, *grad_outputs: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError("sparse operations can be differentiated once: create_graph=True asks for more")
+        return backward(ctx, *grad_outputs)
+
+    return checked
 
 
 class Select(Function):
@@ -44,7 +56,7 @@ class Select(Function):
         return values, indices, offsets
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         grad_values = grad_outputs[0]
         centred, weight, threshold, values, indices, offsets = ctx.saved_tensors
@@ -79,7 +91,7 @@ class KronSelect(Function):
         return values, indices, offsets
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         centred, weight, values, rows, offsets, pair = ctx.saved_tensors
         grad = (grad_outputs[0] * (values != 0)).unsqueeze(-1)
@@ -119,7 +131,7 @@ class Decode(Function):
         return kernels.decode(values, indices, offsets, weight)
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         (grad,) = grad_outputs
         values, indices, offsets, weight = ctx.saved_tensors
@@ -150,7 +162,7 @@ class NestedLoss(Function):
         return loss, found.errors, found.residual
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         scale = grad_outputs[0]
         whole = scale.device.type == "cpu" and float(scale) == 1
@@ -168,7 +180,7 @@ class CountActive(Function):
         return (values != 0).sum().to(threshold.dtype) / rows
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyrefly: ignore[bad-override]
         (grad,) = grad_outputs
         values, indices, threshold = ctx.saved_tensors

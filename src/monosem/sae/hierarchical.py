@@ -25,7 +25,7 @@ class Hierarchical:
         self.budgets, self.weights = budgets, tuple(weight / sum(weights) for weight in weights)
 
     def fit(self, codes: Codes, W_dec: Tensor, target: Tensor) -> Fit:
-        _check_sorted(codes)
+        _check_ranks(codes, self.budgets[-1])
         cuts = torch.tensor(self.budgets, device=target.device).expand(len(target), -1)
         weights = torch.tensor(self.weights, dtype=target.dtype, device=target.device) / target.numel()
         loss, errors, residual = nested_loss(codes, cuts, W_dec, target, weights)
@@ -41,10 +41,12 @@ class Hierarchical:
         return {"J": list(self.budgets), "weights": list(self.weights), "rank_weights": self.rank_weights()}
 
 
-def _check_sorted(codes: Codes) -> None:
-    """Ranks are part of the method; the check waits for the device, so it runs in debug mode alone."""
+def _check_ranks(codes: Codes, most: int) -> None:
+    """Ranks are part of the method; whether they are sorted is looked at in debug mode alone, as it waits."""
     if codes.indices is None or codes.offsets is not None:
         raise InputError("the hierarchical objective needs a fixed number of ranked latents: use the rule topk")
+    if most > codes.values.shape[1]:
+        raise InputError(f"budget {most} is beyond the {codes.values.shape[1]} ranks of the codes: lower it or raise k")
     if kernels.debugging():
         rising = codes.values.diff(dim=1) > 1e-6 * codes.values[:, 1:].abs()
         if bool(rising.any()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from monosem.shapes import InputError
 
 
@@ -12,7 +14,7 @@ def parse_budgets(text: str, k: int) -> tuple[int, ...]:
     if text == "pow2":
         return tuple(sorted({1 << power for power in range(k.bit_length())} | {k}))
     word, _, number = text.partition(":")
-    if word == "stride" and number.isdigit() and int(number) > 0:
+    if word == "stride" and number.isdecimal() and int(number) > 0:
         return tuple(sorted({*range(int(number), k + 1, int(number)), k}))
     return _numbers("budgets", text, k, "all, stride:8, pow2, or numbers such as 8,16,32")
 
@@ -45,11 +47,11 @@ def parse_widths(text: str, n_latents: int) -> tuple[int, ...]:
 
 def _numbers(name: str, text: str, most: int, expected: str) -> tuple[int, ...]:
     parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
+    if not all(part.strip().isdecimal() for part in parts):
         raise InputError(f"{name} = {text!r}: expected {expected}")
-    numbers = tuple(sorted({int(part) for part in parts}))
-    if numbers[0] < 1 or numbers[-1] > most:
-        raise InputError(f"{name} = {text}: expected numbers within 1..{most}")
+    numbers = tuple(int(part) for part in parts)
+    if numbers[0] < 1 or numbers[-1] > most or any(one >= other for one, other in pairwise(numbers)):
+        raise InputError(f"{name} = {text}: expected ascending numbers within 1..{most}")
     return numbers
 
 

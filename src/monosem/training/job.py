@@ -19,6 +19,8 @@ from monosem.training.config import TrainConfig
 
 SUMS = ("loss", "mse", "penalty", "aux", "sse", "sst", "l0", "grad_norm", "clamped", "gated", "steps")
 """What is summed on the device between two lines of the log."""
+COUNTERS = ("last_fired", "dead", "sums", "prefixes", "clamped")
+"""What a job remembers besides weights and moments."""
 
 
 class Job:
@@ -35,7 +37,7 @@ class Job:
         budgets = getattr(objective.nesting, "budgets", ())
         self.prefixes = torch.zeros(len(budgets), dtype=torch.float64, device=device)
         self.seconds = 0.0
-        self.clamped_share: float | None = None
+        self.clamped = torch.full((), -1.0, dtype=torch.float64, device=device)
 
     def step(self, x: Float[Tensor, "B D"], lr: float, tokens: int, sst: Float[Tensor, ""]) -> None:
         """One optimiser step on raw activations. `tokens`: seen after this step; `sst`: the batch's centred energy."""
@@ -110,10 +112,16 @@ class Job:
         evr = 1 - values["sse"] / values["sst"] if values["sst"] else float("nan")
         summary = {**means, "explained_variance": evr, "dead_share": len(self.dead) / self.sae.n_latents}
         if values["gated"]:
-            self.clamped_share = summary["clamped_share"] = values["clamped"] / values["gated"]
+            summary["clamped_share"] = values["clamped"] / values["gated"]
+            self.clamped.fill_(summary["clamped_share"])
         if len(self.prefixes):
             summary |= self._by_budget(values["sst"])
         return summary
+
+    @property
+    def clamped_share(self) -> float | None:
+        """Share of the gate's slopes that were clamped, as last summed up; None without a gate."""
+        return None if self.clamped < 0 else float(self.clamped)
 
     def _by_budget(self, sst: float) -> dict[str, float]:
         """Explained variance of the training batches at the smallest, the largest and powers of two of the budgets."""
@@ -129,7 +137,7 @@ class Job:
         state |= {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
         for number, moments in self.optimiser.state_dict()["state"].items():
             state |= {f"optimiser.{number}.{name}": tensor for name, tensor in moments.items()}
-        return state | {"last_fired": self.last_fired, "dead": self.dead, "sums": self.sums, "prefixes": self.prefixes}
+        return state | {name: getattr(self, name) for name in COUNTERS}
 
     def resume(self, state: dict[str, Tensor]) -> None:
         """Continue from `state`, bitwise."""
@@ -142,8 +150,8 @@ class Job:
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         device = self.last_fired.device
-        counters = (state[key].to(device) for key in ("last_fired", "dead", "sums", "prefixes"))
-        self.last_fired, self.dead, self.sums, self.prefixes = counters
+        for name in COUNTERS:
+            setattr(self, name, state[name].to(device))
 
 
 def _optimiser(sae: SAE, lr: float) -> torch.optim.Adam:

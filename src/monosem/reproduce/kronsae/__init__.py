@@ -16,16 +16,19 @@ from monosem.reproduce.scale import Scale
 from monosem.reproduce.study import Study
 from monosem.reproduce.synthetic import SPARSE
 
+RATES = {"small": (3e-3, 1e-2, 3e-2), "medium": (1e-3, 3e-3, 1e-2)}
+"""The few steps of these scales ask for more than the usual rates."""
 FACTORS = [[1, 16], [2, 4], [2, 8], [4, 8], [8, 8], [16, 16]]
 
 SCALES = {
     "small": Scale(
         "small",
-        {"n_latents": 1024, "k": 16, "tokens": 200_000, "batch": 512},
+        {"n_latents": 1024, "k": 16, "tokens": 200_000, "batch": 256},
         data="sparse",
         seeds=(0, 1, 2, 3, 4),
         minutes=20,
         held_out=16_384,
+        rates=RATES["small"],
         extra={
             "toy": {"setups": 3, "steps": 1_000, "seeded": False},
             "encoder": {"sizes": [[256, 4096], [512, 8192]], "factors": FACTORS, "batch": 256, "k": 32, "repeats": 5},
@@ -40,22 +43,23 @@ SCALES = {
             "text": "news",
             "n_latents": 4096,
             "k": 32,
-            "tokens": 300_000,
-            "distinct_tokens": 300_000,
+            "tokens": 250_000,
+            "distinct_tokens": 250_000,
             "batch": 1024,
         },
         data="model",
         seeds=(0, 1, 2),
         minutes=40,
         held_out=16_384,
+        rates=RATES["medium"],
         extra={
-            "toy": {"setups": 8, "steps": 1_000, "seeded": True},
+            "toy": {"setups": 8, "steps": 500, "seeded": True},
             "encoder": {
-                "sizes": [[256, 4096], [576, 4096], [576, 16_384], [1024, 16_384]],
+                "sizes": [[256, 4096], [576, 4096], [1024, 16_384]],
                 "factors": FACTORS,
                 "batch": 512,
                 "k": 32,
-                "repeats": 7,
+                "repeats": 5,
             },
         },
         note="SmolLM2-135M from a file of 4-bit weights instead of the paper's Qwen-2.5-1.5B, and far fewer tokens.",

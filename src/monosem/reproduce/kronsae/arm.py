@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from monosem.reproduce.arm import Arm
 from monosem.reproduce.scale import Scale
+from monosem.sae import SAE
 
 TOPK = Arm("topk", "topk", "topk")
 HIERARCHICAL = Arm("topk_hierarchical", "hierarchical", "hierarchical")
 
 FINE, COARSE = (2, 4), (4, 8)
 """The factors (m, n) that most claims are tested at."""
+DECIDING = ("sae", "n_latents", "k", "tokens", "base", "extension", "gate", "equal")
 
 
 def kron(m: int, n: int, gate: str = "mand") -> Arm:
@@ -36,6 +40,13 @@ def rows(scale: Scale, m: int, n: int) -> Arm:
 
 TREE = {"n_latents": 128, "tokens": 400_000, "batch": 256}
 """The synthetic features with children are few: their autoencoders are small at every scale."""
+
+
+def is_one(sae: SAE, scale: Scale, arms: Sequence[Arm]) -> bool:
+    """Whether an autoencoder was trained as one of these, with all its tokens: some figures are dear."""
+    own = sae.info["training"]["config"]
+    asked = [scale.config(arm, seed=0, lr=own["lr"]).describe() for arm in arms]
+    return any(all(one[key] == own[key] for key in DECIDING) for one in asked)
 
 
 def on_tree(arm: Arm, k: int) -> Arm:

@@ -10,10 +10,10 @@ from monosem.reproduce.arm import Arm, Measured
 from monosem.reproduce.claim import Claim, Evidence, Finding, Table
 from monosem.reproduce.data import Data
 from monosem.reproduce.figure import Read, ends_of, mean, signed, summary, worst
-from monosem.reproduce.kronsae.arm import COARSE, FINE, kron
+from monosem.reproduce.kronsae.arm import COARSE, FINE, is_one, kron
 from monosem.reproduce.scale import Scale
 from monosem.reproduce.verdict import above, every, interval
-from monosem.sae import SAE, KronEncoder, TopK
+from monosem.sae import SAE, KronEncoder
 from monosem.training import TrainConfig
 from monosem.training.recipe import make
 
@@ -25,7 +25,7 @@ KINDS = {"selected": "after TopK", "products": "before TopK"}
 @torch.no_grad()
 def correlation(sae: SAE, data: Data, scale: Scale) -> Measured:
     """`correlation`: mean Pearson correlation of a latent with its head and with the others, before and after."""
-    if not isinstance(sae.encoder, KronEncoder) or not isinstance(sae.rule, TopK):
+    if not is_one(sae, scale, ARMS):
         return {}
     config = TrainConfig.from_dict(sae.info["training"]["config"])
     x = data.held_out[:TOKENS]

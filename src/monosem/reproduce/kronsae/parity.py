@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from monosem.reproduce.arm import Arm
 from monosem.reproduce.claim import Claim, Evidence, Finding, Line, Plot, Table
 from monosem.reproduce.figure import ends_of, mean, own_ev, signed, summary, worst
@@ -9,24 +11,27 @@ from monosem.reproduce.kronsae.arm import TOPK, equal_flops, kron, rows
 from monosem.reproduce.scale import Scale
 from monosem.reproduce.verdict import Interval, above, every, interval
 
-SHAPES = ((1, 8), (2, 8), (4, 8), (8, 8))
+Shape = tuple[int, int]
+SHAPES: tuple[Shape, ...] = ((1, 8), (2, 8), (4, 8), (8, 8))
+CHEAPER = SHAPES[1:]
+"""At m = 1 a Kron has more rows than latents: a dense TopK with as many says nothing."""
 PARITY = -0.01
 
 
 def arms(scale: Scale) -> list[Arm]:
     """TopK, every shape at equal tokens and at equal FLOPs, and dense ones with as many rows."""
     krons = [kron(m, n) for m, n in SHAPES]
-    return [TOPK, *krons, *map(equal_flops, krons), *(rows(scale, m, n) for m, n in SHAPES)]
+    return [TOPK, *krons, *map(equal_flops, krons), *(rows(scale, m, n) for m, n in CHEAPER)]
 
 
 def judge(evidence: Evidence) -> Finding:
     """Equal FLOPs decide; every shape counts."""
 
-    def gaps(make) -> dict[str, Interval]:
-        return {f"m{m} n{n}": interval(evidence.paired(make(m, n).name, TOPK.name, own_ev)) for m, n in SHAPES}
+    def gaps(make: Callable[[int, int], Arm], shapes: Sequence[Shape] = SHAPES) -> dict[str, Interval]:
+        return {f"m{m} n{n}": interval(evidence.paired(make(m, n).name, TOPK.name, own_ev)) for m, n in shapes}
 
     flops, tokens = gaps(lambda m, n: equal_flops(kron(m, n))), gaps(kron)
-    dense = gaps(lambda m, n: rows(evidence.scale, m, n))
+    dense = gaps(lambda m, n: rows(evidence.scale, m, n), CHEAPER)
     verdicts = {label: above(one.values, PARITY) for label, one in flops.items()}
     return Finding(
         every(verdicts.values()),
@@ -49,7 +54,8 @@ def judge(evidence: Evidence) -> Finding:
 def _table(evidence: Evidence, *columns: dict[str, Interval]) -> Table:
     body = []
     for m, n in SHAPES:
-        cells = [" ".join(signed(column[f"m{m} n{n}"])) for column in columns]
+        found = [column.get(f"m{m} n{n}") for column in columns]
+        cells = ["–" if one is None else " ".join(signed(one)) for one in found]
         body.append([f"m{m} n{n}", f"{1 / m + 1 / n:.3f}", *cells])
     title = f"EV minus that of TopK ({mean(evidence, TOPK.name, own_ev):.4f}), mean and 95 % interval"
     header = ["shape", "encoder rows / F", "equal tokens", "equal FLOPs", "dense TopK with as many rows, equal tokens"]
@@ -57,11 +63,11 @@ def _table(evidence: Evidence, *columns: dict[str, Interval]) -> Table:
 
 
 def _plot(tokens: dict[str, Interval], flops: dict[str, Interval], dense: dict[str, Interval]) -> Plot:
-    x = [float(m) for m, _ in SHAPES]
     lines = []
     for label, column in (("equal tokens", tokens), ("equal FLOPs", flops), ("dense, as many rows", dense)):
         found = list(column.values())
         low, high = [one.low for one in found], [one.high for one in found]
+        x = [float(m) for m, n in SHAPES if f"m{m} n{n}" in column]
         lines.append(Line(label, x, [one.mean for one in found], low, high))
     caption = "EV minus that of TopK with F latents on the same tokens; n = 8. Mean over seeds and 95 % interval."
     return Plot("parity", "Kron against TopK", caption, "m", "EV − EV of TopK", lines, log_x=True)

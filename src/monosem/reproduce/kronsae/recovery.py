@@ -18,6 +18,8 @@ from monosem.reproduce.scale import Scale
 from monosem.reproduce.verdict import LEAST_SEEDS, Verdict, interval
 from monosem.shapes import KronShape
 
+PROBE_STEPS = 100
+"""Enough for latents to fall silent: their revival costs as much again."""
 COMPARABLE = 0.05
 """A Kron whose EV is further below that of its control is not compared as an equal."""
 SHARE = 0.75
@@ -65,20 +67,30 @@ def _settings(setup: Setup, scale: Scale) -> dict[str, Any]:
 
 
 def _predict(setup: Setup, scale: Scale) -> float:
-    """Seconds, from one short experiment that all setups share."""
-    fixed, step = _price()
-    return fixed + step * scale.extra["toy"]["steps"]
+    """Seconds, from short pieces that all setups share."""
+    return _price(scale.extra["toy"]["steps"])
 
 
 @functools.cache
-def _price() -> tuple[float, float]:
-    """Seconds of everything but training, and of a step of all models; the first run compiles kernels."""
-    taken = []
-    for steps in (1, 1, 41):
-        start = time.perf_counter()
-        toy.experiment(EQUAL, 0, steps)
-        taken.append(time.perf_counter() - start)
-    return taken[1], max(taken[2] - taken[1], 0.0) / 40
+def _price(steps: int) -> float:
+    """Seconds of an experiment: data and autoencoder once, training and matching from those of two models."""
+    pair = (TOPK, KRON[SHAPES[-1]])
+    _seconds(steps, 1, pair)  # compiles kernels
+    data, matched = _seconds(steps, 0, ()), _seconds(steps, 0, pair)
+    embedded, whole = _seconds(steps, PROBE_STEPS, ()), _seconds(steps, PROBE_STEPS, pair)
+    share = steps / PROBE_STEPS
+    once = data + share * max(embedded - data, 0.0)
+    matching = max(matched - data, 0.0) * len(MODELS) / len(pair)
+    training = (
+        share * max(whole - matched - (embedded - data), 0.0) * sum(model.trained for model in MODELS) / len(pair)
+    )
+    return once + matching + training
+
+
+def _seconds(steps: int, stop: int, models: Sequence[toy.Model]) -> float:
+    start = time.perf_counter()
+    toy.experiment(EQUAL, 0, steps, models, stop)
+    return time.perf_counter() - start
 
 
 def means(evidence: Evidence, setup: Setup) -> dict[str, dict[str, float]]:

@@ -13,11 +13,11 @@ from monosem.reproduce.arm import Arm, Measured
 from monosem.reproduce.claim import Claim, Evidence, Finding, Table, only
 from monosem.reproduce.data import Data
 from monosem.reproduce.figure import Read, ends_of, mean, signed, summary
-from monosem.reproduce.kronsae.arm import COARSE, FINE, TOPK, kron
+from monosem.reproduce.kronsae.arm import COARSE, FINE, TOPK, is_one, kron
 from monosem.reproduce.measure import BATCH
 from monosem.reproduce.scale import Scale
 from monosem.reproduce.verdict import above, below, every, interval
-from monosem.sae import SAE, KronEncoder, TopK
+from monosem.sae import SAE, KronEncoder
 
 LEAST = 16
 """Units active on fewer tokens are left out: their entropy is small whatever they mean."""
@@ -30,7 +30,7 @@ Activations = Callable[[Float[Tensor, "B D"]], Float[Tensor, "B U"]]
 @torch.no_grad()
 def entropy(sae: SAE, data: Data, scale: Scale) -> Measured:
     """`token_entropy` of post-latents and of pre-latents: mean over units, in bits, and how far below chance."""
-    if data.tokens is None or not isinstance(sae.rule, TopK):
+    if data.tokens is None or not is_one(sae, scale, (TOPK, *ARMS)):
         return {}
     types = data.tokens.to(data.held_out.device).unique(return_inverse=True)[1]
     units: dict[str, Activations] = {"post": sae.encode}

@@ -71,18 +71,23 @@ MODELS = (
 """Kron from random rows in the one shape for which the paper prints the highest RV."""
 
 
-def experiment(setup: Setup, seed: int, steps: int = STEPS, models: Sequence[Model] = MODELS) -> Measured:
-    """One setup and seed: `truth`, `ae`, and `models` by name with RV, spectrum, EV and the share of silent latents."""
+def experiment(
+    setup: Setup, seed: int, steps: int = STEPS, models: Sequence[Model] = MODELS, stop: int | None = None
+) -> Measured:
+    """One setup and seed: `truth`, `ae`, and `models` by name with RV, spectrum, EV and the share of silent latents.
+
+    `stop`: do this many of the steps alone, to see what they take.
+    """
     covariance = block_covariance(setup, FEATURES)
     generator = torch.Generator().manual_seed(1_000 * setup.seed + seed)
     with progress(f"toy {setup.name}, seed {seed}", len(models) + 1, "models") as bar:
         x, held_out = draw(covariance, SAMPLES + HELD_OUT, generator).split([SAMPLES, HELD_OUT])
-        autoencoder = tied_autoencoder(x, steps, generator)
+        autoencoder = tied_autoencoder(x, steps, generator, stop)
         features, embedded = autoencoder.weight.T.double(), x @ autoencoder.weight.T
         bar.advance()
 
         def measured(model: Model) -> Measured:
-            sae = trained(model, embedded, seed, steps)
+            sae = trained(model, embedded, seed, steps, stop)
             figures = recovered(covariance, features, sae.W_dec.detach().double(), seed)
             bar.advance()
             return rounded(figures | faithful(sae, held_out @ autoencoder.weight.T))
@@ -118,13 +123,15 @@ class TiedAutoencoder(NamedTuple):
         return (x @ self.weight.T @ self.weight + self.bias).relu()
 
 
-def tied_autoencoder(x: Float[Tensor, "N F"], steps: int, generator: torch.Generator) -> TiedAutoencoder:
+def tied_autoencoder(
+    x: Float[Tensor, "N F"], steps: int, generator: torch.Generator, stop: int | None = None
+) -> TiedAutoencoder:
     """Trained on random batches of `x` by AdamW without decay, the rate falling as a cosine."""
     start = torch.randn(WIDTH, x.shape[1], generator=generator) / WIDTH**0.5
     model = TiedAutoencoder(start.requires_grad_(), torch.zeros(x.shape[1], requires_grad=True))
     optimiser = torch.optim.AdamW(model, lr=RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
+    for _ in range(steps)[:stop]:
         batch = x[torch.randint(len(x), (BATCH,), generator=generator)]
         (model(batch) - batch).square().mean().backward()
         optimiser.step()
@@ -164,7 +171,7 @@ def started(model: Model, config: TrainConfig, first: Float[Tensor, "B D"]) -> t
     return sae, objective
 
 
-def trained(model: Model, x: Float[Tensor, "N D"], seed: int, steps: int) -> SAE:
+def trained(model: Model, x: Float[Tensor, "N D"], seed: int, steps: int, stop: int | None = None) -> SAE:
     """A model after its steps, or as it starts; every model of a seed sees the same batches."""
     config = settings(model.shape, seed, steps)
     sae, objective = started(model, config, x[:BATCH])
@@ -172,7 +179,7 @@ def trained(model: Model, x: Float[Tensor, "N D"], seed: int, steps: int) -> SAE
         return sae.eval()
     job, generator = Job(model.name, sae, objective, config, torch.device("cpu")), torch.Generator().manual_seed(seed)
     energy = torch.ones(())
-    for step in range(steps):
+    for step in range(steps)[:stop]:
         batch = x[torch.randint(len(x), (BATCH,), generator=generator)]
         tokens = (step + 1) * BATCH
         job.step(batch, learning_rate(step, config), tokens, energy)
