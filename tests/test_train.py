@@ -307,6 +307,21 @@ def test_calibration_moves_wrong_thresholds_to_the_target(config, name, shift):
     assert float(sae.codes(x).l0().float().mean()) == pytest.approx(report["l0_after"])
 
 
+def test_every_slope_of_a_gate_is_counted_once(config):
+    from monosem.training.recipe import make
+
+    x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+    config = replace(config, sae=("kron",), base=4, extension=4, gate_clamp=1.5)
+    one = job.Job("kron", *make("kron", config, x), config, torch.device("cpu"))
+    for step in (1, 2, 3):
+        one.step(x, 1e-9, 32 * step, torch.tensor(1.0))
+    sums = dict(zip(job.SUMS, one.sums.tolist(), strict=True))
+    assert sums["gated"] == pytest.approx(32 * sums["l0"])
+    assert 0 < sums["clamped"] < sums["gated"]
+    assert one.clamped_share is None
+    assert one.summary()["clamped_share"] == sums["clamped"] / sums["gated"] == one.clamped_share
+
+
 def test_the_optimiser_sees_no_decoder_gradient_along_the_rows(config):
     from monosem.training.recipe import make
 

@@ -68,7 +68,8 @@ def exact(
 ) -> Selected:
     """The same latents with values computed again, sorted by them."""
     assert chosen.indices is not None
-    values = (row_dots(chosen.indices, None, weight, x) + bias[chosen.indices]).relu()
+    with torch.autocast(x.device.type, enabled=False):
+        values = (row_dots(chosen.indices, None, weight, x) + bias[chosen.indices]).relu()
     values, order = torch.where(chosen.values > 0, values, 0.0).sort(dim=1, descending=True, stable=True)
     return Selected(values, chosen.indices.gather(1, order), None)
 
@@ -148,6 +149,8 @@ def nested_gradients(
 ) -> NestedGradients:
     """Errors as `nested`, and the gradients of Σ_s weights[s] · Σ_b ‖r_s‖², walking the cuts back.
 
+    Memory is that of the rows between two cuts, [B, K, D] where there is one cut.
+
     With S_j = Σ over prefixes s that hold entry j of 2 · weights[s] · r_s: −<weight[index_j], S_j> for value j,
     −value_j · S_j added to row index_j of the weight; for the target the sum over all s.
     """
@@ -156,11 +159,13 @@ def nested_gradients(
     total, left = torch.zeros_like(residual), residual
     grad_values = torch.zeros_like(values, dtype=wide)
     grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device)
-    inside = stages(values, offsets, cuts)
+    inside, token = stages(values, offsets, cuts), _tokens(values, offsets, cuts)
     parts = _between(values, offsets, cuts)
     for stage in reversed(range(len(parts))):
         total = total + 2 * weights[stage] * left
-        grad_values -= (inside == stage) * row_dots(indices, offsets, weight.to(wide), total)
+        entries = (inside == stage).nonzero(as_tuple=True)
+        rows = weight[indices[entries]].to(wide)
+        grad_values[entries] = -(rows * total[token.expand(values.shape)[entries]]).sum(-1)
         grad_weight -= scatter(parts[stage], indices, offsets, total, len(weight))
         left = left + _decoded(parts[stage], indices, offsets, weight, wide)
     return NestedGradients(errors, residual, grad_values, grad_weight, total)
@@ -171,9 +176,15 @@ def stages(values: Tensor, offsets: Tensor | None, cuts: Tensor) -> Tensor:
     if offsets is None:
         place = torch.arange(values.shape[1], device=values.device).expand(values.shape)
         return torch.searchsorted(cuts.contiguous(), place.contiguous(), right=True)
-    token = torch.repeat_interleave(torch.arange(len(cuts), device=values.device), offsets.diff())
+    token = _tokens(values, offsets, cuts)
     place = torch.arange(len(values), device=values.device) - offsets[token]
     return (cuts[token] <= place[:, None]).sum(1)
+
+
+def _tokens(values: Tensor, offsets: Tensor | None, cuts: Tensor) -> Tensor:
+    """The token of each entry: [B, 1] for fixed codes, [N] for ragged ones."""
+    token = torch.arange(len(cuts), device=values.device)
+    return token[:, None] if offsets is None else torch.repeat_interleave(token, offsets.diff())
 
 
 def _between(values: Tensor, offsets: Tensor | None, cuts: Tensor) -> list[Tensor]:

@@ -27,7 +27,8 @@ class Hierarchical:
     def fit(self, codes: Codes, W_dec: Tensor, target: Tensor) -> Fit:
         _check_ranks(codes, self.budgets[-1])
         cuts = torch.tensor(self.budgets, device=target.device).expand(len(target), -1)
-        weights = torch.tensor(self.weights, dtype=target.dtype, device=target.device) / target.numel()
+        wide = torch.promote_types(target.dtype, torch.float32)
+        weights = torch.tensor(self.weights, dtype=wide, device=target.device) / target.numel()
         loss, errors, residual = nested_loss(codes, cuts, W_dec, target, weights)
         errors = errors / target.numel()
         return Fit(loss, errors[-1].to(loss.dtype), residual, errors)

@@ -44,7 +44,7 @@ def together(
             for job in active:
                 if (step + 1) % job.config.log_every == 0 or step + 1 == job.config.steps:
                     _settle(job, (step + 1) * first.batch)
-    return {job.name: _finished(job, site) for job in jobs}
+    return {job.name: _finished(job, arms[job.name], site) for job in jobs}
 
 
 def _check(arms: Mapping[str, TrainConfig]) -> TrainConfig:
@@ -54,6 +54,8 @@ def _check(arms: Mapping[str, TrainConfig]) -> TrainConfig:
     for name, config in arms.items():
         if len(config.sae) != 1:
             raise InputError(f"arm {name} names {len(config.sae)} autoencoders: give one to each arm")
+        if config.calibrate:
+            raise InputError(f"arm {name} asks for calibration, which a run does at its end: leave calibrate off")
         check(config.sae[0], config)
         for key in ("seed", "batch", "block"):
             if getattr(config, key) != getattr(first, key):
@@ -77,12 +79,8 @@ def _settle(job: Job, tokens: int) -> None:
     job.summary()
 
 
-def _finished(job: Job, site: Site) -> SAE:
-    sae = job.sae.eval()
-    training = {"config": job.config.describe(), "tokens": job.config.steps * job.config.batch}
-    sae.info = {
-        "site": str(site),
-        "name": job.name,
-        "training": training | {"clamped_share": job.clamped_share},
-    } | axes(job)
-    return sae
+def _finished(job: Job, config: TrainConfig, site: Site) -> SAE:
+    tokens = job.config.steps * job.config.batch
+    training = {"config": config.describe(), "tokens": tokens, "clamped_share": job.clamped_share}
+    job.sae.info = {"site": str(site), "name": job.name, "training": training} | axes(job)
+    return job.sae.eval()

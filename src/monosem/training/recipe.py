@@ -115,7 +115,7 @@ def check(name: str, config: TrainConfig) -> None:
 def make(name: str, config: TrainConfig, first: Float[Tensor, "B D"]) -> tuple[SAE, Objective]:
     """A new autoencoder, initialised from a first batch of raw activations, and its objective."""
     check(name, config)
-    made = recipe(name)
+    made, config = recipe(name), effective(name, config)
     subtract = made.encoder != "kron" if config.subtract_b_dec is None else config.subtract_b_dec
     encoder = ENCODER_WORDS[made.encoder](config, first.shape[1])
     sae = SAE(encoder, RULE_WORDS[made.rule].rule(config), subtract_b_dec=subtract)
@@ -132,13 +132,20 @@ def make(name: str, config: TrainConfig, first: Float[Tensor, "B D"]) -> tuple[S
 
 def make_objective(name: str, config: TrainConfig) -> Objective:
     """The loss a recipe trains with."""
-    made = recipe(name)
+    made, config = recipe(name), effective(name, config)
     return Objective(
         RULE_WORDS[made.rule].penalty(config),
         OBJECTIVE_WORDS[made.objective](config),
         aux_coefficient=config.aux,
         k_aux=2 * config.k if config.k_aux is None else config.k_aux,
     )
+
+
+def effective(name: str, config: TrainConfig) -> TrainConfig:
+    """The settings with k at the last budget: ranks after it would be selected and never learn."""
+    if recipe(name).objective != "hierarchical":
+        return config
+    return replace(config, k=parse_budgets(config.budgets, config.k)[-1])
 
 
 def budgeted(name: str, config: TrainConfig, d_in: int) -> TrainConfig:
