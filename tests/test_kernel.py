@@ -294,3 +294,9 @@ def test_a_fused_product_selects_and_its_values_are_exact(low, monkeypatch):
     assert (found.values.diff(dim=1) <= 0).all()
     if not low:
         assert torch.equal(found.indices[active], dense.relu().topk(9).indices[active])
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_no_token_gives_no_entry(low):
+    found = cpu.linear_topk(torch.zeros(0, 4), torch.zeros(9, 4), torch.zeros(9), 2, low)
+    assert found.values.shape == found.indices.shape == (0, 2)

@@ -195,8 +195,9 @@ def _tiles(width: int) -> list[tuple[int, int]]:
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     """Memory of numpy's, which asks for huge pages: a step that touches it anew spends less in page faults."""
-    length = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(np.empty(length, np.uint8)).view(dtype).view(shape)
+    count = math.prod(shape)
+    memory = np.empty(max(count, 1) * dtype.itemsize, np.uint8)  # torch has no view of an empty array as another type
+    return torch.from_numpy(memory).view(dtype)[:count].view(shape)
 
 
 def _ends(indices: Tensor, offsets: Tensor | None) -> np.ndarray:
