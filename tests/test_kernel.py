@@ -124,7 +124,7 @@ def test_kron_topk_of_tiny_factors_takes_roots_of_each():
         assert value == pytest.approx(2e-22, rel=1e-6, abs=0)
 
 
-def nested_case(seed, rows, n_latents, k, width, ragged, dtype=torch.float64):
+def nested_case(seed, rows, n_latents, k, width, ragged, dtype=torch.float64, n_cuts=4):
     """Entries with zeros and duplicates; cuts of every token for itself, some equal, some 0, some before the end."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.rand(rows, k, generator=generator, dtype=dtype)
@@ -135,10 +135,10 @@ def nested_case(seed, rows, n_latents, k, width, ragged, dtype=torch.float64):
         keep = (torch.rand(rows, k, generator=generator) < 0.6) & (torch.rand(rows, 1, generator=generator) < 0.8)
         counts, values, indices = keep.sum(1), values[keep], indices[keep]
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
-    cuts = (torch.rand(rows, 4, generator=generator) * (counts[:, None] + 1)).long().sort(dim=1).values
+    cuts = (torch.rand(rows, n_cuts, generator=generator) * (counts[:, None] + 1)).long().sort(dim=1).values
     weight = torch.randn(n_latents, width, generator=generator, dtype=dtype)
     target = torch.randn(rows, width, generator=generator, dtype=dtype)
-    return (values, indices, offsets, cuts, weight, target), torch.rand(4, generator=generator, dtype=dtype)
+    return (values, indices, offsets, cuts, weight, target), torch.rand(n_cuts, generator=generator, dtype=dtype)
 
 
 def nested_by_autograd(arguments, weights):
@@ -157,10 +157,11 @@ def nested_by_autograd(arguments, weights):
     return errors.detach(), left[-1].detach(), *torch.autograd.grad((errors * weights).sum(), leaves)
 
 
+@pytest.mark.parametrize("n_cuts", [1, 4])
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("sizes", [(1, 3, 1, 1), (7, 10, 5, 33), (20, 30, 9, 130)])
-def test_nested_prefixes_equal_dense_autograd(sizes, ragged):
-    arguments, weights = nested_case(sum(sizes), *sizes, ragged)
+def test_nested_prefixes_equal_dense_autograd(sizes, ragged, n_cuts):
+    arguments, weights = nested_case(sum(sizes), *sizes, ragged, n_cuts=n_cuts)
     expected = nested_by_autograd(arguments, weights)
     for kernel in (cpu, reference):
         found = kernel.nested_gradients(*arguments, weights)
@@ -185,13 +186,14 @@ def test_nested_prefixes_in_single_precision_and_shared_cuts():
 
 
 @pytest.mark.parametrize("kernel", [cpu, reference])
-def test_entries_after_the_last_cut_are_as_if_they_were_not_there(kernel):
+@pytest.mark.parametrize("ends", [[3], [0, 1, 3]])
+def test_entries_after_the_last_cut_are_as_if_they_were_not_there(kernel, ends):
     arguments, weights = nested_case(3, 7, 10, 5, 33, ragged=False)
     values, indices, _, _, weight, target = arguments
-    cuts = torch.tensor([0, 1, 3])[None].expand(7, 3)
-    whole = kernel.nested_gradients(values, indices, None, cuts, weight, target, weights[:3])
+    cuts, weights = torch.tensor(ends)[None].expand(7, -1), weights[: len(ends)]
+    whole = kernel.nested_gradients(values, indices, None, cuts, weight, target, weights)
     shorter = values[:, :3].contiguous(), indices[:, :3].contiguous()
-    cut = kernel.nested_gradients(*shorter, None, cuts, weight, target, weights[:3])
+    cut = kernel.nested_gradients(*shorter, None, cuts, weight, target, weights)
     assert not whole.values[:, 3:].any()
     assert torch.equal(whole.values[:, :3], cut.values)
     assert all(torch.equal(getattr(whole, name), getattr(cut, name)) for name in ("errors", "residual", "weight"))

@@ -1,7 +1,7 @@
 """The sparse operations for the CPU: numba loops that release the GIL, run by as many threads as torch uses.
 
 Each output row has one owner and a fixed order of additions, so results do not depend on the number of threads. The
-one exception is `nested_gradients`: it splits columns, so the slopes of values are sums of as many parts as threads.
+one exception is `nested_gradients` of several cuts: it splits columns, so the slopes of values are sums of as many parts as threads.
 """
 
 from __future__ import annotations
@@ -161,6 +161,8 @@ def nested_gradients(
     target: Tensor,
     weights: Tensor,
 ) -> NestedGradients:
+    if cuts.shape[1] == 1:
+        return _whole_gradients(values, indices, offsets, cuts, weight, target, weights)
     entries = _entries(values, indices, offsets, cuts, weight)
     tiles = _tiles(weight.shape[1])
     errors = np.zeros((len(tiles), cuts.shape[1]))
@@ -177,6 +179,25 @@ def nested_gradients(
     _each(tiles, tile)
     grad_values = torch.from_numpy(slopes.sum(0)).view(values.shape)
     return NestedGradients(torch.from_numpy(errors.sum(0)), residual, grad_values, grad_weight, grad_target)
+
+
+def _whole_gradients(
+    values: Tensor,
+    indices: Tensor,
+    offsets: Tensor | None,
+    cuts: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    weights: Tensor,
+) -> NestedGradients:
+    """One prefix: a token reads its rows from memory once, and the gradient of the weight is a scatter."""
+    inputs = (*_entries(values, indices, offsets, cuts, weight), weight.numpy(), target.numpy())
+    errors, residual, grad_target = np.empty(len(target)), torch.empty_like(target), torch.empty_like(target)
+    slopes, taken = (torch.zeros(values.shape, dtype=weight.dtype) for _ in range(2))
+    outputs = (errors, residual.numpy(), grad_target.numpy(), slopes.view(-1).numpy(), taken.view(-1).numpy())
+    _over(len(target), _whole_rows, *inputs, (2 * weights).to(weight.dtype).numpy(), *outputs)
+    grad_weight = scatter(taken, indices, offsets, grad_target, len(weight))
+    return NestedGradients(torch.from_numpy(errors.sum(keepdims=True)), residual, slopes, grad_weight, grad_target)
 
 
 def _entries(values: Tensor, indices: Tensor, offsets: Tensor | None, cuts: Tensor, weight: Tensor) -> tuple:
@@ -586,6 +607,23 @@ def _nested_rows(values, indices, ends, cuts, weight, target, errors, residual, 
             for j in _between(ends[b], cut, stage):
                 _add_multiple(-values[j], weight[indices[j]], left)
             errors[b, stage] = _dot(left, left)
+
+
+@_fast
+def _whole_rows(
+    values, indices, ends, cuts, weight, target, factor, errors, residual, pull, slopes, taken, start, stop
+):
+    for b in range(start, stop):
+        left, entries = residual[b], _between(ends[b], cuts[b % len(cuts)], 0)
+        _copy(target[b], left)
+        for j in entries:
+            _add_multiple(-values[j], weight[indices[j]], left)
+        errors[b] = _dot(left, left)
+        for d in range(len(left)):
+            pull[b, d] = factor[0] * left[d]
+        for j in entries:
+            slopes[j] = -_dot(weight[indices[j]], pull[b])
+            taken[j] = -values[j]
 
 
 @_fast
