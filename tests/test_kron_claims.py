@@ -27,7 +27,7 @@ from monosem.reproduce.kronsae import (
     tree,
 )
 from monosem.reproduce.kronsae import shape as shapes
-from monosem.reproduce.kronsae.arm import TOPK, equal_flops, hierarchical, is_one, kron, on_tree, rows
+from monosem.reproduce.kronsae.arm import TOPK, equal_flops, hierarchical, is_one, kron, on_tree, rows, uncentred
 from monosem.reproduce.kronsae.covariance import (
     EQUAL,
     SETUPS,
@@ -449,13 +449,24 @@ def test_parity_is_judged_at_equal_flops_and_every_shape_counts():
         def found(name):
             if name == equal_flops(kron(8, 8)).name:
                 return flops + worst
-            return flops if name.endswith("_flops") else tokens if name.startswith("kron") else 0.8
+            ev = flops if name.endswith("_flops") else tokens if name.startswith("kron") else 0.8
+            shift, dead = (0.05, 0.4) if name.endswith("_uncentred") else (0.0, 0.1)
+            return {"ev": ev - shift, "dead": dead}
 
         return parity.CLAIM.judge(evidence(MEDIUM, found))
 
     assert kron_at(0.795, 0.7).verdict == "confirmed"
     assert kron_at(0.795, 0.7).control["equal_tokens"]["m1 n8"]["verdict"] == "contradicted"
     assert kron_at(0.795, 0.7, worst=-0.1).verdict == "contradicted"
+    assert kron_at(0.795, 0.7).control["centred_minus_uncentred"]["mean"] == pytest.approx(0.05)
+    cells = kron_at(0.795, 0.7).tables[1].rows
+    assert [row[1:3] for row in cells] == [["0.7001", "0.6501"], ["0.1000", "0.4000"]]
+
+
+def test_an_uncentred_arm_differs_in_its_input_alone():
+    assert kron(2, 8).settings["subtract_b_dec"] is True
+    assert uncentred(2, 8).settings == {**kron(2, 8).settings, "subtract_b_dec": False}
+    assert uncentred(2, 8).family in STUDY.families
 
 
 def test_dense_controls_have_as_many_latents_as_kron_has_rows():

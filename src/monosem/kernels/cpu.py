@@ -1,7 +1,9 @@
 """The sparse operations for the CPU: numba loops that release the GIL, run by as many threads as torch uses.
 
 Each output row has one owner and a fixed order of additions, so results do not depend on the number of threads. The
-one exception is `nested_gradients` of several cuts: it splits columns, so the slopes of values are sums of as many parts as threads.
+one exception is `nested_gradients` of several cuts: it splits columns, so slopes of values are sums of as many parts
+as threads. All loops stand in one file because numba's cache notices a change of a function's own file alone: a loop
+kept with another file's older one inside would compute what the code no longer says.
 """
 
 from __future__ import annotations

@@ -61,6 +61,11 @@ def own_ev(found: Measured) -> float:
     return found["ev"][found["k"].index(found["trained"])]
 
 
+def silent(found: Measured) -> float:
+    """Share of latents that never fire on the held-out tokens."""
+    return found["dead"]
+
+
 def own_l0(found: Measured) -> float:
     """L0 at the k an arm was trained for."""
     return found["l0"][found["k"].index(found["trained"])]

@@ -9,7 +9,7 @@ from monosem.disk import digest
 from monosem.reproduce.arm import Arm, Measured, Trial
 from monosem.reproduce.claim import Claim, Evidence
 from monosem.reproduce.row import Rows
-from monosem.reproduce.scale import TUNING_SHARE, Scale
+from monosem.reproduce.scale import Scale
 from monosem.reproduce.study import Study
 from monosem.training.config import TrainConfig
 
@@ -65,7 +65,7 @@ class Ledger:
         rate = run.lr if run.lr is not None else lr
         assert run.seed is not None
         assert rate is not None
-        return self.scale.config(run.work, run.seed, rate, TUNING_SHARE if run.tuning else 1.0)
+        return self.scale.config(run.work, run.seed, rate, self.scale.tuning_share if run.tuning else 1.0)
 
     def settings(self, run: Run) -> dict[str, Any]:
         """Everything that decides a run's result, JSON-able."""

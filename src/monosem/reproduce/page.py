@@ -101,7 +101,8 @@ def _rates(study: Study, scale: Scale, rows: Rows) -> list[str]:
     if not lines:
         return []
     header = ["family", *(f"lr {rate:g}" for rate in scale.rates), "chosen"]
-    title = f"Learning rates: score on validation tokens, seed {scale.tuning_seed}, a quarter of the tokens"
+    share = "all tokens" if scale.tuning_share == 1 else f"{scale.tuning_share:g} of the tokens"
+    title = f"Learning rates: score on validation tokens, seed {scale.tuning_seed}, {share}"
     return [markdown(Table(title, header, lines))]
 
 

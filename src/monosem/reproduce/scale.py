@@ -10,9 +10,6 @@ from monosem.reproduce.arm import Arm
 from monosem.shapes import InputError
 from monosem.training.config import TrainConfig
 
-TUNING_SHARE = 0.25
-"""Share of the tokens on which learning rates are compared."""
-
 
 @dataclass(frozen=True)
 class Scale:
@@ -26,6 +23,8 @@ class Scale:
     held_out: int
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     tuning_seed: int = 99
+    tuning_share: float = 0.25
+    """Share of the tokens on which learning rates are compared: a short run prefers larger ones than a long one."""
     pass_minutes: float = 2.5
     """Arms that go through the stream together; rows are written after it, so this is what a kill can cost."""
     extra: dict[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from monosem.reproduce.arm import Family
 from monosem.reproduce.claim import Claim, Evidence, Finding
 from monosem.reproduce.figure import own_ev
 from monosem.reproduce.kronsae import absorption, cost, gate, head, hierarchy, parity, recovery, shape, token, tree
-from monosem.reproduce.kronsae.arm import FINE, HIERARCHICAL, TOPK, hierarchical, kron, on_tree
+from monosem.reproduce.kronsae.arm import FINE, HIERARCHICAL, TOPK, hierarchical, kron, on_tree, uncentred
 from monosem.reproduce.recording import MODEL
 from monosem.reproduce.scale import Scale
 from monosem.reproduce.study import Study
@@ -52,6 +52,7 @@ SCALES = {
         minutes=40,
         held_out=16_384,
         rates=RATES["medium"],
+        tuning_share=1.0,
         extra={
             "toy": {"setups": 8, "steps": 500, "seeded": True},
             "encoder": {
@@ -130,6 +131,7 @@ STUDY = Study(
         "topk": Family(lambda scale: TOPK, own_ev),
         "hierarchical": Family(lambda scale: HIERARCHICAL, own_ev),
         "kron": Family(lambda scale: kron(*FINE), own_ev),
+        "kron_uncentred": Family(lambda scale: uncentred(*FINE), own_ev),
         "kron_product": Family(lambda scale: kron(*FINE, "product"), own_ev),
         "kron_raw": Family(lambda scale: kron(*FINE, "raw"), own_ev),
         "kron_min": Family(lambda scale: kron(*FINE, "min"), own_ev),

@@ -13,13 +13,20 @@ HIERARCHICAL = Arm("topk_hierarchical", "hierarchical", "hierarchical")
 
 FINE, COARSE = (2, 4), (4, 8)
 """The factors (m, n) that most claims are tested at."""
-DECIDING = ("sae", "n_latents", "k", "tokens", "base", "extension", "gate", "equal")
+DECIDING = ("sae", "n_latents", "k", "tokens", "base", "extension", "gate", "equal", "subtract_b_dec")
 
 
 def kron(m: int, n: int, gate: str = "mand") -> Arm:
-    """Kron × TopK; each gate chooses a learning rate of its own."""
+    """Kron × TopK on centred inputs, as TopK has them; each gate chooses a learning rate of its own."""
     words, family = ("", "kron") if gate == "mand" else (f"_{gate}", f"kron_{gate}")
-    return Arm(f"kron_m{m}_n{n}{words}", "kron", family, {"base": m, "extension": n, "gate": gate})
+    settings = {"base": m, "extension": n, "gate": gate, "subtract_b_dec": True}
+    return Arm(f"kron_m{m}_n{n}{words}", "kron", family, settings)
+
+
+def uncentred(m: int, n: int) -> Arm:
+    """The same as the paper's listing has it: the encoder sees inputs with their mean."""
+    arm = kron(m, n)
+    return Arm(f"{arm.name}_uncentred", "kron", "kron_uncentred", {**arm.settings, "subtract_b_dec": False})
 
 
 def hierarchical(m: int, n: int) -> Arm:

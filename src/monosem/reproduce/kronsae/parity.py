@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from monosem.reproduce.arm import Arm
 from monosem.reproduce.claim import Claim, Evidence, Finding, Line, Plot, Table
-from monosem.reproduce.figure import ends_of, mean, own_ev, signed, summary, worst
-from monosem.reproduce.kronsae.arm import TOPK, equal_flops, kron, rows
+from monosem.reproduce.figure import Read, ends_of, mean, own_ev, signed, silent, summary, worst
+from monosem.reproduce.kronsae.arm import TOPK, equal_flops, kron, rows, uncentred
 from monosem.reproduce.scale import Scale
 from monosem.reproduce.verdict import Interval, above, every, interval
 
@@ -15,13 +15,16 @@ Shape = tuple[int, int]
 SHAPES: tuple[Shape, ...] = ((1, 8), (2, 8), (4, 8), (8, 8))
 CHEAPER = SHAPES[1:]
 """At m = 1 a Kron has more rows than latents: a dense TopK with as many says nothing."""
+CENTRED: Shape = (2, 8)
+"""The shape at which inputs with and without their mean are compared."""
 PARITY = -0.01
 
 
 def arms(scale: Scale) -> list[Arm]:
-    """TopK, every shape at equal tokens and at equal FLOPs, and dense ones with as many rows."""
+    """TopK, every shape at equal tokens and at equal FLOPs, dense ones with as many rows, one that is not centred."""
     krons = [kron(m, n) for m, n in SHAPES]
-    return [TOPK, *krons, *map(equal_flops, krons), *(rows(scale, m, n) for m, n in CHEAPER)]
+    dense = [rows(scale, m, n) for m, n in CHEAPER]
+    return [TOPK, *krons, *map(equal_flops, krons), *dense, uncentred(*CENTRED)]
 
 
 def judge(evidence: Evidence) -> Finding:
@@ -42,9 +45,10 @@ def judge(evidence: Evidence) -> Finding:
                 label: {"verdict": above(one.values, PARITY), **summary(one)} for label, one in tokens.items()
             },
             "dense_topk_with_as_many_rows": {label: summary(one) for label, one in dense.items()},
+            "centred_minus_uncentred": summary(_centring(evidence, own_ev)),
             "topk": mean(evidence, TOPK.name, own_ev),
         },
-        [_table(evidence, tokens, flops, dense)],
+        [_table(evidence, tokens, flops, dense), _centring_table(evidence)],
         [_plot(tokens, flops, dense)],
         "Every shape that was tried is printed; the interval is that of the worst. Below TopK is what the paper's own "
         "Table 4 has for small models.",
@@ -60,6 +64,20 @@ def _table(evidence: Evidence, *columns: dict[str, Interval]) -> Table:
     title = f"EV minus that of TopK ({mean(evidence, TOPK.name, own_ev):.4f}), mean and 95 % interval"
     header = ["shape", "encoder rows / F", "equal tokens", "equal FLOPs", "dense TopK with as many rows, equal tokens"]
     return Table(title, header, body)
+
+
+def _centring(evidence: Evidence, read: Read) -> Interval:
+    return interval(evidence.paired(kron(*CENTRED).name, uncentred(*CENTRED).name, read))
+
+
+def _centring_table(evidence: Evidence) -> Table:
+    body = []
+    for label, read in (("EV", own_ev), ("share of latents that never fire on held-out tokens", silent)):
+        both = [f"{mean(evidence, make(*CENTRED).name, read):.4f}" for make in (kron, uncentred)]
+        body.append([label, *both, " ".join(signed(_centring(evidence, read)))])
+    m, n = CENTRED
+    header = ["", "input − b_dec", "input as it is (the paper's listing)", "difference, 95 % interval"]
+    return Table(f"What the encoder of m{m} n{n} sees, equal tokens", header, body)
 
 
 def _plot(tokens: dict[str, Interval], flops: dict[str, Interval], dense: dict[str, Interval]) -> Plot:
