@@ -10,6 +10,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
-ROOMS = ("kernels.reference", "sae", "activations", "training", "evaluation", "text")
+ROOMS = ("kernels.reference", "shapes.exclusion", "sae", "activations", "training", "evaluation", "text")
 
 install_import_hook([f"monosem.{room}" for room in ROOMS], "beartype.beartype")

@@ -174,6 +174,8 @@ BAD = {
     "settings beside --resume": (["train", "--resume", "run", "--lr", "0.1"], "give no others"),
     "a rate below zero": (["train", "--lr", "-1"], "lr = -1"),
     "no windows": (["evaluate", "run", "--windows", "0"], "at least 1"),
+    "budgets that are no numbers": (["evaluate", "run", "--k", "4,x"], "give whole numbers"),
+    "a budget below one": (["evaluate", "run/saes/topk", "--k", "0"], "cannot be measured at --k 0"),
 }
 
 

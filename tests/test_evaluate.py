@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 import tiny
-from monosem.activations.exclusion import Exclusion
 from monosem.cli import evaluate as command
 from monosem.cli import subject
 from monosem.evaluation import Evaluation, evaluate, loss, replacement
@@ -29,6 +29,7 @@ from monosem.progress import Bar
 from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, KronEncoder, ReLU, Rule, TopK, save
 from monosem.shapes import InputError
 from monosem.shapes.codes import Codes
+from monosem.shapes.exclusion import Exclusion
 from monosem.text import Windows
 from monosem.training.config import TrainConfig
 
@@ -241,6 +242,21 @@ def test_l0_distribution_counts_every_token():
     for bar in bins:
         assert bar["tokens"] == ((l0 >= bar["low"]) & (l0 <= bar["high"])).sum()
     assert sum(bar["tokens"] for bar in bins) == 500
+
+
+def test_a_long_tail_of_l0_does_not_blur_the_part_most_tokens_are_in():
+    l0 = [0, 1, 2, 2, 3, 5, 8, 40, 41, 2900]
+    counts = L0Distribution(3000)
+    counts.update(sparse_batch((torch.arange(3000) < torch.tensor(l0)[:, None]).float()))
+    bins = counts.histogram()
+    assert len(bins) <= 50
+    assert [bar["low"] for bar in bins[:6]] == [bar["high"] for bar in bins[:6]] == [0, 1, 2, 3, 4, 5]
+    assert [bar["tokens"] for bar in bins[:6]] == [1, 1, 2, 1, 0, 1]
+    assert (bins[-1]["high"], sum(bar["tokens"] for bar in bins)) == (2900, 10)
+    assert all(one["high"] + 1 == other["low"] for one, other in pairwise(bins))
+    few = L0Distribution(3000)
+    few.update(sparse_batch((torch.arange(3000) < torch.tensor([1000, 1049])[:, None]).float()))
+    assert [(bar["low"], bar["high"]) for bar in few.histogram()] == [(at, at) for at in range(1000, 1050)]
 
 
 def test_l0_quantiles_are_values_that_occur():

@@ -10,11 +10,11 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 import tiny
-from monosem.activations.exclusion import Exclusion
 from monosem.evaluation import Context, FeatureStatistics, feature, feature_statistics, promoted
 from monosem.lm import LanguageModel
 from monosem.sae import SAE, DenseEncoder, JumpReLU, ReLU, Rule, TopK
 from monosem.shapes import InputError
+from monosem.shapes.exclusion import Exclusion
 from monosem.text import Windows
 
 D, F = 32, 48

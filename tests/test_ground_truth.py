@@ -5,6 +5,7 @@ import torch
 
 from monosem.activations import Rows, Stream
 from monosem.shapes import Site
+from monosem.shapes.route import Route
 from monosem.training import Job, Loop, TrainConfig
 from monosem.training.recipe import make
 
@@ -55,7 +56,7 @@ def test_training_recovers_the_features_of_synthetic_data(seed, tmp_path, monkey
     jobs = [Job(name, *make(name, config, first), config, torch.device("cpu")) for name in names]
     start = {job.name: recovery(job.sae, source.directions) for job in jobs}
     (tmp_path / "checkpoints").mkdir()
-    Loop(jobs, stream, SITE, config, tmp_path).run()
+    Loop({Route(SITE): jobs}, stream, config, tmp_path).run()
     for job in jobs:
         assert start[job.name] < 0.65
         assert recovery(job.sae, source.directions) >= 0.9, job.name

@@ -6,9 +6,16 @@ import math
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, layer_norm, linear, silu
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
+)
 
 import tiny
 from monosem.disk import cache_folder
@@ -438,18 +445,94 @@ def test_damaged_weights_and_wrong_words_are_refused_in_one_line(lm, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_another_family_is_refused_with_the_supported_ones(tmp_path):
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    config = GPTNeoXConfig(
-        vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+def test_a_family_without_a_row_loads_and_is_read_by_path(tmp_path):
+    config = StableLmConfig(
+        vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, pad_token_id=0
     )
-    model = GPTNeoXForCausalLM(config)
-    with pytest.raises(InputError, match="gpt_neox model: supported families are gpt2, llama"):
-        LanguageModel(model, tiny.tokenizer())
-    model.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="gpt_neox model: supported families are gpt2, llama"):
-        LanguageModel.load(str(tmp_path), dtype="float32")
+    StableLmForCausalLM(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    lm = LanguageModel.load(str(tmp_path), dtype="float32", device="cpu")
+    acts = lm.capture(torch.ones(1, 3, dtype=torch.long), ["model.layers.0.mlp"])
+    assert {str(site): act.shape for site, act in acts.items()} == {"model.layers.0.mlp:out": (1, 3, 8)}
+    with pytest.raises(InputError, match=r"stablelm models have no names here.*model\.layers\.0"):
+        lm.site("resid_post.0")
+
+
+def test_a_model_without_weights_has_sites(lm, tmp_path):
+    lm.model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    outline = LanguageModel.without_weights(str(tmp_path))
+    assert outline.device.type == "meta"
+    assert outline.sites() == lm.sites()
+    for site in lm.sites():
+        assert (outline.module_path(site), outline.width(site)) == (lm.module_path(site), lm.width(site))
+    assert (outline.vocab_size, outline.n_layers) == (lm.vocab_size, lm.n_layers)
+    with pytest.raises(InputError, match="cannot load the model"):
+        LanguageModel.without_weights(str(tmp_path / "nothing"))
+
+
+# ---- several devices
+
+
+@pytest.mark.parametrize("device_map", ["auto", '{"": "cpu"}'])
+def test_a_device_map_gives_the_same_activations(lm, tmp_path, device_map):
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    spread = LanguageModel.load(str(tmp_path), dtype="float32", device="cpu", device_map=device_map)
+    acts, want = spread.capture(ids(), lm.sites()), lm.capture(ids(), lm.sites())
+    for site, act in want.items():
+        torch.testing.assert_close(acts[site].cpu(), act, rtol=1e-4, atol=1e-5)
+    assert spread.fingerprint() == lm.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("device_map", "words"),
+    [
+        ("everywhere", "unknown: give auto, balanced"),
+        ("[0, 1]", "unknown: give auto, balanced"),
+        ('{"": "abacus"}', "device 'abacus' cannot be used"),
+        ('{"": "disk"}', "device 'disk' cannot be used"),
+        ('{"": 99}', "device 'cuda:99' cannot be used"),
+        ('{"": "meta"}', r"leaves \d+ of the weights of .* that hold all of them"),
+    ],
+)
+def test_a_device_map_that_cannot_be_used_is_refused_in_one_line(tmp_path, device_map, words):
+    lm = tiny.llama()
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=words) as caught:
+        LanguageModel.load(str(tmp_path), dtype="float32", device="cpu", device_map=device_map)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_map_needs_accelerate(monkeypatch):
+    monkeypatch.setattr("monosem.lm.load.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install accelerate"):
+        LanguageModel.load("anything", device_map="auto", dtype="float32")
+
+
+def test_blocks_on_several_devices_are_read_and_written(lm):
+    """A second device where there is one; else the same machinery over one."""
+    second = 0 if torch.cuda.is_available() else "cpu"
+    tokens, sites = ids(), lm.sites()
+    want, plain = lm.capture(tokens, sites), lm.logits(tokens)
+    places = dict.fromkeys((lm.family.embed, f"{lm.family.blocks}.0", lm.family.norm, lm.family.unembed), "cpu")
+    if lm.model.config.model_type == "gpt2":
+        places |= {"transformer.wpe": "cpu", "transformer.drop": "cpu"}
+    else:
+        places |= {"model.rotary_emb": "cpu"}
+    places |= {f"{lm.family.blocks}.1": second, f"{lm.family.blocks}.2": second}
+    dispatch_model(lm.model, places, main_device="cpu", force_hooks=True)
+    assert lm.device.type == "cpu"
+    assert hasattr(lm.model.get_submodule(f"{lm.family.blocks}.1.mlp"), "_hf_hook")
+    acts = lm.capture(tokens, sites)
+    for site, act in acts.items():
+        assert act.device.type == "cpu"
+        torch.testing.assert_close(act, want[site], rtol=1e-3, atol=1e-4)
+    with torch.no_grad():
+        for site in sites:
+            with lm.hooks({site: lambda act, site=site: want[site]}):  # on the CPU, whatever the block is on
+                torch.testing.assert_close(lm.logits(tokens).cpu(), plain, rtol=1e-3, atol=1e-3)
 
 
 def test_precision_is_measured_once_and_kept(monkeypatch):

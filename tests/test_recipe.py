@@ -14,6 +14,7 @@ from monosem.sae.hierarchical import Hierarchical
 from monosem.sae.matryoshka import Matryoshka
 from monosem.shapes import InputError, KronShape, Site
 from monosem.training import TrainConfig, together
+from monosem.training.control import CONTROLS
 from monosem.training.recipe import (
     ENCODER_WORDS,
     OBJECTIVE_WORDS,
@@ -30,7 +31,7 @@ from monosem.training.recipe import (
 D = 16
 SITE = Site("resid_post", 1)
 SMALL = TrainConfig(n_latents=96, k=4, batch=32, block=4, tokens=64, log_every=2, base=2, extension=3, dead_after=32)
-NAMES = ["+".join(words) for words in product(ENCODER_WORDS, RULE_WORDS, OBJECTIVE_WORDS)]
+NAMES = ["+".join(words) for words in product(ENCODER_WORDS, RULE_WORDS, OBJECTIVE_WORDS, CONTROLS)]
 
 
 def is_refused(name: str) -> bool:
@@ -89,17 +90,19 @@ def test_names_mean_points_on_the_axes():
 def test_the_refused_are_those_that_cannot_be():
     expected = {
         name
-        for encoder, rule, objective in product(ENCODER_WORDS, RULE_WORDS, OBJECTIVE_WORDS)
-        if (encoder == "kron" and rule in ("relu", "jumprelu")) or (objective == "hierarchical" and rule != "topk")
-        for name in ["+".join((encoder, rule, objective))]
+        for encoder, rule, objective, control in product(ENCODER_WORDS, RULE_WORDS, OBJECTIVE_WORDS, CONTROLS)
+        if (encoder == "kron" and rule in ("relu", "jumprelu"))
+        or (objective == "hierarchical" and rule != "topk")
+        or (control == "pca" and (encoder, rule, objective) != ("dense", "topk", "reconstruction"))
+        for name in ["+".join((encoder, rule, objective, control))]
     }
     assert set(NAMES) - set(WORKING) == expected
-    assert len(WORKING) == 14
+    assert len(WORKING) == 14 * 5 + 1
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(WORKING)))
 def test_refused_combinations_say_why_in_one_line(name):
-    with pytest.raises(InputError, match="use topk") as caught:
+    with pytest.raises(InputError, match=r"use topk|write pca alone") as caught:
         check(name, SMALL)
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
@@ -151,9 +154,9 @@ def test_settings_reach_the_parts():
     assert (objective.nesting.widths, objective.k_aux, objective.aux_coefficient) == ((12, 96), 5, 0.5)
 
 
-@pytest.mark.parametrize(("name", "default"), [("topk", True), ("kron", False)])
-def test_which_encoders_see_the_input_without_the_bias(name, default):
-    for asked, expected in ((None, default), (True, True), (False, False)):
+@pytest.mark.parametrize("name", ["topk", "kron"])
+def test_which_encoders_see_the_input_without_the_bias(name):
+    for asked, expected in ((None, True), (True, True), (False, False)):
         sae, _ = make(name, replace(SMALL, subtract_b_dec=asked), first_batch())
         assert sae.subtract_b_dec == expected
         assert (sae.centre is not None) == expected
@@ -215,6 +218,10 @@ def next_batch() -> torch.Tensor:
     return next(Stream(Noise(), batch=32, block=4, seed=0)).acts[SITE]
 
 
+WEIGHTS = {"W_dec", "b_dec", "encoder.weight"}
+MOVED = {"untrained": set(), "frozen_decoder": WEIGHTS - {"W_dec"}, "frozen_encoder": WEIGHTS - {"encoder.weight"}}
+
+
 @pytest.mark.parametrize("name", WORKING)
 def test_every_combination_trains_saves_loads_and_encodes(name, tmp_path):
     """Two steps; what comes back from disk encodes to the same bits."""
@@ -222,9 +229,10 @@ def test_every_combination_trains_saves_loads_and_encodes(name, tmp_path):
     start, objective = make(name, SMALL, next_batch())
     assert not sae.training
     assert (type(sae.encoder), type(sae.rule)) == (type(start.encoder), type(start.rule))
-    moved = [key for key, value in state(start).items() if not torch.equal(value, state(sae)[key])]
-    assert {"W_dec", "b_dec", "encoder.weight", "encoder.bias"} <= set(moved)
-    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(96), rtol=1e-5, atol=0)
+    control = recipe(name).control
+    moved = {key for key, value in state(start).items() if not torch.equal(value, state(sae)[key])}
+    assert moved & WEIGHTS == MOVED.get(control, WEIGHTS)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(8 if control == "pca" else 96), rtol=1e-5, atol=0)
     again = load(save(sae, tmp_path / name))
     assert_same(state(again), state(sae))
     x = first_batch()
@@ -255,7 +263,7 @@ def test_every_arm_is_the_same_as_if_trained_alone():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"seed": 1}, "arm two has seed = 1, others 0: share it"),
+        ({"seed": 1}, "arm two has its tokens in order 1, others 0: share order_seed"),
         ({"batch": 16}, "arm two has batch = 16, others 32"),
         ({"block": 2}, "arm two has block = 2, others 4"),
         ({"sae": ("topk", "kron")}, "arm two names 2 autoencoders"),

@@ -11,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 
 import tiny
-from monosem.activations.exclusion import Exclusion
 from monosem.evaluation import Context, FeatureStatistics, evaluate, feature_statistics
 from monosem.lm import LanguageModel
+from monosem.lm.spelling import Piece, Spelling, byte_level, pieces, sentence_piece
 from monosem.report import Subject, budget, cost, plot, write_report
 from monosem.report.about import about
 from monosem.report.choice import Choice
@@ -22,10 +22,10 @@ from monosem.report.context import Span, line, peak
 from monosem.report.mark import marked
 from monosem.report.number import short
 from monosem.report.parent import Sibling, dead_parents, factors, siblings
-from monosem.report.spelling import Piece, Spelling, byte_level, pieces, sentence_piece
 from monosem.report.table import COLUMNS, speed, table
 from monosem.sae import SAE, DenseEncoder, JumpReLU, KronEncoder, Rule, TopK
 from monosem.shapes import InputError, KronShape
+from monosem.shapes.exclusion import Exclusion
 from monosem.text import Windows
 
 D, F = 32, 40

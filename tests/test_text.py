@@ -15,7 +15,7 @@ import tiny
 from monosem.disk import cache_folder
 from monosem.shapes import InputError
 from monosem.text import EMBEDDED, Corpus, load_corpus, separator_id, split, tokenizer_hash, windows
-from monosem.text import corpus as corpus_file
+from monosem.text import embedded as embedded_file
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
         ("key.jsonl", b'{"body": "a"}\n', "line 1: no text under 'text' but the keys body"),
         ("list.jsonl", b'["a"]\n', "line 1: no text under 'text' but a list"),
         ("half.jsonl", b'{"text": "\\ud800"}\n', "document 0 of half.jsonl is not valid Unicode"),
-        ("table.csv", b"a,b\n", "file ending in .txt, .jsonl, .parquet"),
+        ("table.csv", b"a,b\n", "a file ending in .txt, .md, .jsonl"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(tmp_path, name, content, message):
@@ -113,7 +113,7 @@ def test_an_embedded_table_drops_repeated_bodies(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / "NewsArticles.zip", "w") as archive:
         archive.writestr("NewsArticles.csv", "\ufeff" + table.getvalue())
-    monkeypatch.setattr(corpus_file, "fetch_known", lambda name: tmp_path)
+    monkeypatch.setattr(embedded_file, "fetch_known", lambda name: tmp_path)
     assert load_corpus("news").documents == ['T\n\nlong, "quoted"\nbody', "U\n\ns\n\nother"]
 
 

@@ -13,7 +13,7 @@ import torch
 import run_folder
 from monosem.sae import load, multiplier
 from monosem.shapes import InputError
-from monosem.training import Interrupted, TrainConfig, checkpoint, job, open_run, together, train
+from monosem.training import Grid, Interrupted, TrainConfig, checkpoint, job, open_run, together, train
 from monosem.training import loop as loop_module
 from monosem.training.log import read
 from monosem.training.run import prepare
@@ -53,7 +53,7 @@ def test_training_improves_and_saves_what_it_returns(config, tmp_path):
         assert sae.info["training"]["tokens"] == 3200
         assert sae.info["training"]["distinct_tokens"] < 2600
     assert [line["l0"] for line in lines if line["sae"] == "topk"][-1] == 4
-    assert open_run(tmp_path / "run") == (replace(config, device="cpu"), "finished")
+    assert open_run(tmp_path / "run") == (Grid(replace(config, device="cpu")), "finished")
     assert len(checkpoint.steps(tmp_path / "run" / "checkpoints")) == config.keep
     with pytest.raises(InputError, match="finished"):
         train(config, tmp_path / "run")
@@ -210,8 +210,8 @@ def test_bfloat16_autocast_stays_close(config, tmp_path):
 def test_divergence_stops_with_its_place_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
     step = job.Job.step
 
-    def poisoned(self, x, lr, tokens, sst):
-        step(self, x * float("nan") if tokens == 32 * 33 else x, lr, tokens, sst)
+    def poisoned(self, x, lr, tokens, *more):
+        step(self, x * float("nan") if tokens == 32 * 33 else x, lr, tokens, *more)
 
     monkeypatch.setattr(job.Job, "step", poisoned)
     with pytest.raises(InputError, match=r"topk diverged between training tokens 896 and 1,120.*lower lr"):

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from monosem.lazy import lazy
 
 if TYPE_CHECKING:
-    from monosem.evaluation import evaluate
+    from monosem.evaluation import compare, evaluate, feature_statistics, read_prompt, search_features
     from monosem.lm import LanguageModel
+    from monosem.report import read_feature
     from monosem.sae import SAE, load, save
     from monosem.shapes import InputError, Site
     from monosem.training import TrainConfig, train
@@ -30,9 +31,14 @@ __all__ = [
     "Site",
     "TrainConfig",
     "__version__",
+    "compare",
     "evaluate",
+    "feature_statistics",
     "load",
+    "read_feature",
+    "read_prompt",
     "save",
+    "search_features",
     "train",
 ]
 
@@ -44,9 +50,14 @@ __getattr__ = lazy(
         "SAE": "monosem.sae",
         "Site": "monosem.shapes",
         "TrainConfig": "monosem.training",
+        "compare": "monosem.evaluation",
         "evaluate": "monosem.evaluation",
+        "feature_statistics": "monosem.evaluation",
         "load": "monosem.sae",
+        "read_feature": "monosem.report",
+        "read_prompt": "monosem.evaluation",
         "save": "monosem.sae",
+        "search_features": "monosem.evaluation",
         "train": "monosem.training",
     },
 )

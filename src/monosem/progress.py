@@ -89,6 +89,12 @@ def progress(label: str, total: float | None = None, unit: str = "it", done: flo
         bar.close()
 
 
+def remark(text: str) -> None:
+    """A line beside the bars, unless they are silenced."""
+    if os.environ.get("MONOSEM_PROGRESS") != "off":
+        _write(f"{text}\n")
+
+
 def _write(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()

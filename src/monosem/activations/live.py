@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from monosem.activations.exclusion import Exclusion
 from monosem.activations.stream import Rows
 from monosem.lm import LanguageModel
 from monosem.shapes import Site
+from monosem.shapes.exclusion import Exclusion
 from monosem.text import Windows
 
 CALIBRATION_WINDOWS = 32

@@ -6,6 +6,8 @@ continues where it stopped. The folder's name is a digest of everything that dec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,13 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 
-from monosem.activations.exclusion import Exclusion
 from monosem.activations.live import CALIBRATION_WINDOWS, kept, rounding_loss
 from monosem.activations.stream import Rows
 from monosem.disk import cache_folder, digest, lock, read_json, save_tensors, sha256, sweep, whole_file, write_json
 from monosem.lm import LanguageModel
 from monosem.progress import progress
 from monosem.shapes import InputError, Site
+from monosem.shapes.exclusion import Exclusion
 from monosem.text import Windows
 
 FORMAT, VERSION = "monosem.activations", 1
@@ -80,6 +82,7 @@ def record(
         if not (folder / "windows.safetensors").exists():
             with whole_file(folder / "windows.safetensors") as temporary:
                 text = {"tokens": windows.tokens, "documents": windows.documents, "special": windows.special}
+                text |= {} if windows.parts is None else {"parts": windows.parts}
                 save_tensors(text, temporary)
         _record_shards(lm, windows, sites, folder, DTYPES[dtype], max(wanted, calibrating), batch)
         if not (folder / "exclusion.json").exists():
@@ -164,21 +167,40 @@ def _recorded(folder: Path, start: int) -> int:
 
 
 class Store:
-    """A source of activations on disk. Each shard's checksum is verified when it is first read."""
+    """A source of activations on disk. Each shard's checksum is verified when it is first read.
 
-    def __init__(self, folder: str | Path, n_windows: int | None = None, exclusion: Exclusion | None = None) -> None:
+    With `sites` it is as one that was recorded at these alone: the rule leaves out tokens by their norm there.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        n_windows: int | None = None,
+        exclusion: Exclusion | None = None,
+        sites: Sequence[Site] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.identity = read_json(self.folder / "identity.json")
         if self.identity.get("format") != FORMAT or self.identity.get("version") != VERSION:
             raise InputError(f"{self.folder} is not a store of activations of {FORMAT} version {VERSION}")
-        self.sites = tuple(Site.parse(site) for site in self.identity["sites"])
-        self.exclusion = exclusion or Exclusion(**read_json(self.folder / "exclusion.json"))
+        recorded_at = tuple(Site.parse(site) for site in self.identity["sites"])
+        self.sites = recorded_at if sites is None else tuple(sites)
+        for site in self.sites:
+            if site not in recorded_at:
+                known = ", ".join(map(str, recorded_at))
+                raise InputError(f"{self.folder} holds activations at {known}, not at {site}: choose another folder")
+        rule = exclusion or Exclusion(**read_json(self.folder / "exclusion.json"))
+        here = set(map(str, self.sites))
+        limits = {name: limit for name, limit in rule.max_norm.items() if exclusion or name in here}
+        self.exclusion = replace(rule, max_norm=limits)
         recorded = sum(read_json(note)["windows"] for note in self.folder.glob("[0-9]*.json"))
         self.n_windows = recorded if n_windows is None else n_windows
         if not 1 <= self.n_windows <= recorded:
             raise InputError(f"{self.folder} holds {recorded} windows, asked for {self.n_windows}: record more")
         text = load_file(self.folder / "windows.safetensors")
-        self.windows = Windows(text["tokens"], text["documents"], text["special"], self.identity["text"])
+        self.windows = Windows(
+            text["tokens"], text["documents"], text["special"], self.identity["text"], text.get("parts")
+        )
         self._maps: dict[tuple[int, Site], Tensor] = {}
 
     def acts(self, windows: Int[np.ndarray, " W"], site: Site) -> Float[Tensor, "W T D"]:
@@ -195,7 +217,8 @@ class Store:
     def rounding(self) -> dict[str, Any]:
         """What storing below float32 costs, by site; empty if it was not measured."""
         path = self.folder / "rounding.json"
-        return read_json(path) if path.exists() else {}
+        rows = read_json(path) if path.exists() else {}
+        return {str(site): rows[str(site)] for site in self.sites if str(site) in rows}
 
     def measure_rounding(self, reference: LanguageModel, n_windows: int = 4) -> dict[str, Any]:
         """`rounding_loss` of the first windows against the same model in float32, kept in the store."""
@@ -203,7 +226,8 @@ class Store:
         stored = {site: self.acts(which, site) for site in self.sites}
         exact = reference.capture(self.windows.tokens[which], self.sites)
         result = rounding_loss(stored, exact, self.exclusion, self.windows.special[which])
-        write_json(self.folder / "rounding.json", result)
+        path = self.folder / "rounding.json"
+        write_json(path, (read_json(path) if path.exists() else {}) | result)
         return result
 
     def _shard(self, number: int, site: Site) -> Tensor:
@@ -214,7 +238,7 @@ class Store:
     def _open(self, start: int, site: Site) -> Tensor:
         note = read_json(self.folder / f"{start:08}.json")
         path = _shard_path(self.folder, start, note["windows"], site)
-        width = self.identity["widths"][self.sites.index(site)]
+        width = self.identity["widths"][self.identity["sites"].index(str(site))]
         dtype = DTYPES[self.identity["dtype"]]
         shape = (note["windows"], self.identity["text"]["length"], width)
         if (

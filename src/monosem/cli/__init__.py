@@ -13,9 +13,11 @@ from monosem import __version__
 COMMANDS = {
     "demo": "train, measure and read three autoencoders of a real model, from nothing, in minutes",
     "train": "train autoencoders on a model's activations; continues where it stopped",
+    "sites": "where a model's activations can be read and replaced",
     "record": "record activations to disk for later training",
     "evaluate": "measure autoencoders on held-out text",
-    "features": "what single features fire on, promote and suppress",
+    "features": "what single features fire on, promote and suppress; what fires on a prompt; features of a word",
+    "compare": "two or more autoencoders on the same tokens: paired differences, shared features",
     "report": "write one HTML page about a run",
     "reproduce": "re-test the claims of a paper, with a verdict for each",
     "inspect": "say what a folder or file is: a run, an autoencoder, a store, feature statistics",

@@ -79,14 +79,16 @@ def measure(
     from monosem.disk import write_json
     from monosem.evaluation import evaluate
 
-    found = evaluate(
-        _with_budgets(opened.saes, further),
-        opened.lm,
-        opened.windows,
-        loss_windows=loss_windows,
-        loss_per_k=loss_per_k,
-        command=subject.command(),
-    )
+    found = {}
+    for part in subject.by_site(opened):
+        found |= evaluate(
+            _with_budgets(part.saes, further),
+            part.lm,
+            part.windows,
+            loss_windows=loss_windows,
+            loss_per_k=loss_per_k,
+            command=subject.command(),
+        )
     evaluations = {name: one.to_json() for name, one in found.items()}
     if opened.own:
         for name, folder in opened.folders.items():
@@ -146,10 +148,13 @@ def _row(name: str, one: dict[str, Any], rate: float | None) -> list[str]:
 
 
 def _notes(evaluations: dict[str, Any]) -> list[str]:
+    from monosem.evaluation.provenance import whereabouts
+
     first = next(iter(evaluations.values()))
     origin = first["provenance"]
+    sites = ", ".join(dict.fromkeys(whereabouts(one["provenance"]) for one in evaluations.values()))
     notes = [
-        f"{first['n_tokens']:,} held-out tokens at {origin['site']} ({first['n_excluded']:,} excluded), losses on "
+        f"{first['n_tokens']:,} held-out tokens at {sites} ({first['n_excluded']:,} excluded), losses on "
         f"{origin['loss']['tokens']:,}; {first['space']} space; ± one standard error over batches",
         "dead: silent on these tokens; trained tok/s: this autoencoder's own training steps, without the model",
     ]

@@ -1,15 +1,20 @@
-"""What single features do: where they fire, what their decoder row promotes and suppresses.
+"""What features do: where they fire, what they promote, what fires on a prompt, which belong to a word.
 
-  monosem features runs/first                 the strongest features, one line each
-  monosem features runs/first 17 4711         contexts and tokens of two features
+  monosem features runs/first                           the strongest features, one line each
+  monosem features runs/first 17 4711                   contexts and tokens of two features
+  monosem features runs/first --prompt "The capital of France is"
+  monosem features runs/first --search Paris            features that fire on a word, beside it, or promote it
+  monosem features runs/first --search "19\\d\\d" --regex
   monosem features runs/demo/saes/topk 17 --json
 
-The first call reads held-out text once and keeps every activation in features.safetensors beside the autoencoder.
+The first call reads held-out text once and keeps every activation in features.safetensors beside the autoencoder;
+--prompt reads the prompt alone, after the token that begins a text in training (--no-lead: without it).
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +24,7 @@ from monosem.cli.output import show, table
 from monosem.shapes import InputError
 
 if TYPE_CHECKING:
-    from monosem.evaluation import Context, FeatureStatistics
+    from monosem.evaluation import Context, FeatureStatistics, Hit
     from monosem.lm import LanguageModel
     from monosem.sae import SAE
 
@@ -28,6 +33,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     subject.arguments(parser, windows=128)
     parser.add_argument("index", type=int, nargs="*", help="features to show in full")
     parser.add_argument("--sae", help="which autoencoder of a run (default: the first)")
+    parser.add_argument("--prompt", metavar="TEXT", help="show what fires on each token of a text")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="features a token of a prompt (default: 5)")
+    parser.add_argument(
+        "--lead",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="put the token that begins a text in training before a prompt, so that its own first token counts "
+        "(default: yes)",
+    )
+    parser.add_argument("--search", metavar="WORD", help="find features by a word; case does not count")
+    parser.add_argument("--regex", action="store_true", help="take the word as a regular expression")
     parser.add_argument(
         "--contexts", type=int, default=5, metavar="N", help="strongest contexts a feature (default: 5)"
     )
@@ -40,15 +56,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     flag.use_threads(parsed)
+    _check_asked(parsed)
+    if parsed.prompt is not None:
+        return _run_prompt(parsed)
     opened = subject.open_subject(parsed)
-    name = parsed.sae or next(iter(opened.saes))
-    if name not in opened.saes:
-        raise InputError(f"{parsed.folder} has no autoencoder {name!r}: it has {', '.join(opened.saes)}")
+    name = _chosen(parsed, opened.saes)
     sae = opened.saes[name]
     for index in parsed.index:
         if not 0 <= index < sae.n_latents:
             raise InputError(f"feature {index} does not exist in {name}: indices run from 0 to {sae.n_latents - 1}")
     statistics = gather(opened, refresh=parsed.refresh)[name]
+    if parsed.search is not None:
+        return _run_search(parsed, name, sae, opened.lm, statistics)
     if not parsed.index:
         strongest = strongest_latents(statistics, parsed.list)
         rows = [_row(index, statistics, sae, opened.lm) for index in strongest]
@@ -58,9 +77,120 @@ def run(parsed: argparse.Namespace) -> None:
             {"sae": name, "features": [dict(zip(header, row, strict=True)) for row in rows]},
             table(header, rows),
         )
-        return
+        return None
     found = [detail(index, statistics, sae, opened.lm, parsed.contexts) for index in parsed.index]
     show(parsed, {"sae": name, "features": found}, "\n\n".join(_text(feature) for feature in found))
+    return None
+
+
+def _check_asked(parsed: argparse.Namespace) -> None:
+    texts = [f"--{name}" for name in ("prompt", "search") if getattr(parsed, name) is not None]
+    both = texts + ["single features"] * bool(parsed.index)
+    if len(both) > 1:
+        raise InputError(f"{' and '.join(both)} were asked for at once: ask for one of them")
+    if parsed.regex and parsed.search is None:
+        raise InputError("--regex was given without --search: give an expression to search for")
+
+
+def _chosen(parsed: argparse.Namespace, saes: dict[str, SAE]) -> str:
+    name = parsed.sae or next(iter(saes))
+    if name not in saes:
+        raise InputError(f"{parsed.folder} has no autoencoder {name!r}: it has {', '.join(saes)}")
+    return name
+
+
+def _run_prompt(parsed: argparse.Namespace) -> None:
+    from monosem.evaluation import read_prompt
+
+    part, lm = subject.open_saes(parsed)
+    name = _chosen(parsed, part.saes)
+    sae, statistics = part.saes[name], _stored(part.folders[name], part.saes[name])
+    found = read_prompt(sae, lm, parsed.prompt, top=parsed.top, lead=parsed.lead)
+    shown = sorted({firing.latent for token in found.tokens for firing in token.firings})
+    about = {latent: _about(latent, words, statistics, sae) for latent, words in _promotes(sae, lm, shown).items()}
+    value = {"sae": name, **found.to_json(), "features": about}
+    show(parsed, value, _prompt_text(name, value, lm.name, statistics is not None))
+
+
+def _stored(folder: Path, sae: SAE) -> FeatureStatistics | None:
+    """Statistics kept from an earlier call; None where there are none."""
+    from monosem.evaluation import FeatureStatistics
+
+    path = folder / "features.safetensors"
+    found = FeatureStatistics.load(path) if path.exists() else None
+    return found if found is not None and found.n_latents == sae.n_latents else None
+
+
+def _promotes(sae: SAE, lm: LanguageModel, latents: list[int], n: int = 5) -> dict[int, list[str]]:
+    """The tokens each latent promotes; none where its rows are not directions of the residual stream."""
+    from monosem.evaluation import promoted, promotes
+    from monosem.lm.spelling import Spelling
+
+    if not latents or not promotes(sae, lm):
+        return {latent: [] for latent in latents}
+    spelling, found = Spelling(lm.tokenizer), promoted(sae, lm, latents, min(n, lm.vocab_size)).top_ids.tolist()
+    return {latent: [spelling.word(token) for token in row] for latent, row in zip(latents, found, strict=True)}
+
+
+def _about(latent: int, words: list[str], statistics: FeatureStatistics | None, sae: SAE) -> dict[str, Any]:
+    density = None if statistics is None else statistics.density(latent)
+    return {"density": density, "promotes": words} | _factors(sae, latent)
+
+
+def _factors(sae: SAE, latent: int) -> dict[str, Any]:
+    """Head, base and extension of a latent of a KronSAE."""
+    from monosem.report.parent import factors
+
+    found = factors(sae, latent)
+    return {} if found is None else {"factors": found._asdict()}
+
+
+def _prompt_text(name: str, value: dict[str, Any], model: str, densities: bool) -> str:
+    """A line a token, and under it a line a feature."""
+    width = max(len(repr(token["text"])) for token in value["tokens"])
+    lines = [f"{name} at {value['site']} of {model}"]
+    for token in value["tokens"]:
+        said = f"excluded: {token['excluded']}" if token["excluded"] else f"{token['l0']} active"
+        lines.append(f"{token['position']:4}  {token['text']!r:{width}}  {said}")
+        lines += [_firing(firing, value["features"][firing["latent"]]) for firing in token["firings"]]
+    if not densities:
+        lines.append("no densities: monosem features without --prompt gathers them once")
+    return "\n".join(lines)
+
+
+def _firing(firing: dict[str, Any], about: dict[str, Any]) -> str:
+    density = "" if about["density"] is None else f"{about['density']:.3%}"
+    words = "  ".join(map(repr, about["promotes"]))
+    return f"      {_name(firing['latent'], about):>8}  {firing['value']:8.2f}  {density:>8}  {words}".rstrip()
+
+
+def _name(latent: int, about: dict[str, Any]) -> str:
+    """The number of a latent, and where it stands in a KronSAE."""
+    parents = about.get("factors")
+    return str(latent) if parents is None else f"{latent} ({', '.join(map(str, parents.values()))})"
+
+
+def _run_search(
+    parsed: argparse.Namespace, name: str, sae: SAE, lm: LanguageModel, statistics: FeatureStatistics
+) -> None:
+    from monosem.evaluation import search_features
+
+    hits = search_features(statistics, sae, lm, parsed.search, regex=parsed.regex, n=parsed.list)
+    value = {"sae": name, "search": parsed.search, "regex": parsed.regex, "tokens": statistics.n_tokens}
+    found = [hit._asdict() | {"density": statistics.density(hit.latent)} | _factors(sae, hit.latent) for hit in hits]
+    header = ["feature", "why", "mean on it", "elsewhere", "of all", "density", "promoted"]
+    rows = [_hit_row(hit, one) for hit, one in zip(hits, found, strict=True)]
+    note = (
+        f"mean activation over the word's tokens and over all others, of {statistics.n_tokens:,} read; of all: share "
+        "of the feature's whole activation that is on the word"
+    )
+    show(parsed, value | {"features": found}, f"{table(header, rows)}\n{note}")
+
+
+def _hit_row(hit: Hit, about: dict[str, Any]) -> list[str]:
+    promoted = "" if hit.rank is None else f"{hit.promoted!r} rank {hit.rank}"
+    means = [f"{hit.mean_on:.3f}", f"{hit.mean_off:.4f}", f"{hit.share:.0%}"]
+    return [_name(hit.latent, about), hit.reason, *means, f"{about['density']:.3%}", promoted]
 
 
 def gather(opened: subject.Subject, *, refresh: bool = False) -> dict[str, FeatureStatistics]:
@@ -72,7 +202,9 @@ def gather(opened: subject.Subject, *, refresh: bool = False) -> dict[str, Featu
         stored = {name: FeatureStatistics.load(path) for name, path in paths.items()}
         if all(one.n_windows >= len(opened.windows.tokens) for one in stored.values()):
             return stored
-    statistics = feature_statistics(opened.saes, opened.lm, opened.windows, command=subject.command())
+    statistics = {}
+    for part in subject.by_site(opened):
+        statistics |= feature_statistics(part.saes, part.lm, part.windows, command=subject.command())
     if opened.own:
         for name, one in statistics.items():
             one.save(paths[name])
@@ -88,19 +220,19 @@ def strongest_latents(statistics: FeatureStatistics, count: int) -> list[int]:
 
 def detail(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel, contexts: int) -> dict[str, Any]:
     """Everything about one feature, JSON-able."""
-    from monosem.evaluation import promoted
+    from monosem.evaluation import promoted, promotes
 
-    tokens = promoted(sae, lm, [index])
+    tokens = promoted(sae, lm, [index]) if promotes(sae, lm) else None
     decode = lm.tokenizer.decode
     return {
         "feature": index,
         "density": statistics.density(index),
         "mean": statistics.mean(index),
         "max": statistics.max(index),
-        "promotes": [decode([token]) for token in tokens.top_ids[0].tolist()],
-        "suppresses": [decode([token]) for token in tokens.bottom_ids[0].tolist()],
+        "promotes": [] if tokens is None else [decode([token]) for token in tokens.top_ids[0].tolist()],
+        "suppresses": [] if tokens is None else [decode([token]) for token in tokens.bottom_ids[0].tolist()],
         "top": [_context(context, lm) for context in statistics.top(index, contexts)],
-    }
+    } | _factors(sae, index)
 
 
 def _context(context: Context, lm: LanguageModel) -> dict[str, Any]:
@@ -128,7 +260,7 @@ def _row(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel)
 
 def _text(feature: dict[str, Any]) -> str:
     lines = [
-        f"feature {feature['feature']}: fires on {feature['density']:.3%} of tokens, "
+        f"feature {_name(feature['feature'], feature)}: fires on {feature['density']:.3%} of tokens, "
         f"mean {feature['mean']:.2f}, max {feature['max']:.2f}",
         "promotes    " + "  ".join(map(repr, feature["promotes"])),
         "suppresses  " + "  ".join(map(repr, feature["suppresses"])),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from monosem.training.config import TrainConfig, settings
+from monosem.training.config import NAMES, TrainConfig, settings
+from monosem.training.grid import SWEPT, WORDS, Grid, grid_from_toml
 
 
 def shared(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +48,32 @@ def _add(parser: argparse.ArgumentParser, name: str, hint: Any, default: Any, te
     choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
     kinds = [kind for kind in (get_args(hint) or (hint,)) if kind in (int, float)]
     kind = integer if kinds == [int] else kinds[0] if kinds else str
-    if name == "sae":
-        parser.add_argument(flag, action="append", default=argparse.SUPPRESS, metavar="NAME[,NAME]", help=text)
+    if name in NAMES:
+        metavar = f"{name.upper()}[,{name.upper()}]"
+        parser.add_argument(flag, action="append", default=argparse.SUPPRESS, metavar=metavar, help=text)
+        return
+    if name in SWEPT:
+        word = "{" + ",".join(choices) + "}" if choices else name.upper()
+        metavar, kind = (word, _one(kind)) if name in WORDS else (f"{word}[,…]", _several(kind))
+        parser.add_argument(flag, type=kind, action="append", default=argparse.SUPPRESS, metavar=metavar, help=text)
         return
     metavar = None if choices else name.upper()
     parser.add_argument(flag, type=kind, choices=choices or None, default=argparse.SUPPRESS, metavar=metavar, help=text)
+
+
+def _one(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """A value in which commas may stand; the flag is repeated for several."""
+    return lambda text: (kind(text),)
+
+
+def _several(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """Values with commas between them."""
+
+    def parse(text: str) -> tuple[Any, ...]:
+        return tuple(kind(part.strip()) for part in text.split(","))
+
+    parse.__name__ = kind.__name__  # argparse names it when a value does not fit
+    return parse
 
 
 def integer(text: str) -> int:
@@ -63,15 +86,24 @@ def integer(text: str) -> int:
 
 
 def given(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given as flags."""
+    """The settings that were given as flags; one that was given several values is a list."""
     names = {name for name, *_ in settings()}
-    return {key: value for key, value in vars(parsed).items() if key in names}
+    found = {key: value for key, value in vars(parsed).items() if key in names}
+    for key, value in found.items():
+        if key in NAMES:
+            found[key] = ",".join(value)
+        elif key in SWEPT and isinstance(value, list):
+            values = [one for part in value for one in part]
+            found[key] = values if len(values) > 1 else values[0]
+    return found
+
+
+def grid(parsed: argparse.Namespace) -> Grid:
+    """The settings: defaults, then the TOML file, then flags, each a value or several. Raises `InputError`."""
+    values = grid_from_toml(parsed.config) if parsed.config else {}
+    return Grid.from_dict(values | given(parsed))
 
 
 def config(parsed: argparse.Namespace) -> TrainConfig:
-    """The settings: defaults, then the TOML file, then flags. Raises `InputError`."""
-    values = TrainConfig.from_toml(parsed.config) if parsed.config else {}
-    flags = given(parsed)
-    if "sae" in flags:
-        flags["sae"] = ",".join(flags["sae"])
-    return TrainConfig.from_dict(values | flags)
+    """The same for a command that trains nothing."""
+    return grid(parsed).shared

@@ -61,8 +61,9 @@ def write(opened: subject.Subject, evaluations: dict[str, Any], output: Path, n_
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of an autoencoder in the log of its run, which is two folders up."""
+    """The lines of an autoencoder in the log of its run."""
+    from monosem.sae import find
     from monosem.training import log
 
-    folder = folder.resolve()
-    return [line for line in log.read(folder.parent.parent / "metrics.jsonl") if line["sae"] == folder.name]
+    (name,) = find(folder)
+    return [line for line in log.read(subject.run_of(folder) / "metrics.jsonl") if line["sae"] == name]

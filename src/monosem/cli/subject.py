@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from monosem.text import Windows
 
 
-READING = ("model", "dtype", "device", "text", "column", "window", "bos", "separator", "held_out")
+PLAIN: dict[str, Any] = dict.fromkeys(("text_config", "revision", "take", "chat", "tokenised", "token_hash"))
+PLAIN |= {"split": "train", "assistant_only": False, "repeat": False}
+"""What `--text` changes beside the text: another one is read as plain text, whatever the run was trained on."""
+
+READING = ("model", "reinit", "dtype", "device", "text", "column", "window", "bos", "separator", "held_out", *PLAIN)
 """Settings that decide which activations an autoencoder is measured on."""
 
 
@@ -53,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser, windows: int) -> None:
         help=f"held-out windows to read (default: {windows})",
     )
     parser.add_argument("--model", help="another copy of the model: hub name or local folder (default: as in training)")
-    parser.add_argument("--text", help="other text (its held-out part)")
+    parser.add_argument("--text", help="other text, read as plain text (its held-out part)")
     parser.add_argument("--dtype", help="precision of the model (default: as in training)")
     parser.epilog = "Results with another model, text, precision or device are printed, not stored."
     parser.add_argument("--device", help="device of the model (default: as in training)")
@@ -64,23 +68,30 @@ def open_subject(parsed: argparse.Namespace, others: Sequence[Path] = ()) -> Sub
 
     With `others`, folders to be compared with that of `parsed`, autoencoders are named RUN/NAME.
     """
-    from monosem.lm import LanguageModel
     from monosem.training.run import first_windows, run_windows
 
-    parts = [_part(folder, parsed) for folder in (parsed.folder, *others)]
-    saes, folders, config = parts[0] if len(parts) == 1 else _compared(parts)
-    lm = LanguageModel.load(config.model, dtype=config.dtype, device=config.device)
-    _check_model(saes, lm)
+    (saes, folders, config), lm = open_saes(parsed, others)
     text = run_windows(config, lm, "held_out")
     if parsed.windows < 1:
         raise InputError(f"--windows {parsed.windows}: give at least 1")
-    for sae in saes.values():
+    return Subject(saes, folders, lm, first_windows(text, parsed.windows), config, own=not _asked(parsed))
+
+
+def open_saes(parsed: argparse.Namespace, others: Sequence[Path] = ()) -> tuple[Part, LanguageModel]:
+    """Autoencoders on the device of their model, without any text. Raises `InputError`."""
+    from monosem.training.model import load_model
+
+    parts = [_part(folder, parsed) for folder in (parsed.folder, *others)]
+    part = parts[0] if len(parts) == 1 else _compared(parts)
+    lm = load_model(part.config)
+    _check_model(part.saes, lm)
+    for sae in part.saes.values():
         sae.to(lm.device)
     if others:
         from monosem.evaluation import shared_place
 
-        shared_place(saes, lm)
-    return Subject(saes, folders, lm, first_windows(text, parsed.windows), config, own=not _asked(parsed))
+        shared_place(part.saes, lm)
+    return part, lm
 
 
 def _asked(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +104,9 @@ def _part(folder: Path, parsed: argparse.Namespace) -> Part:
 
     folders = find(folder)
     saes = {name: load(path) for name, path in folders.items()}
-    config = replace(_config(saes), **_asked(parsed))
+    config = replace(_config(saes), **(PLAIN if parsed.text else {}) | _asked(parsed))
+    if parsed.device:
+        config = replace(config, device_map=None)
     names = sorted(saes, key=lambda name: config.sae.index(name) if name in config.sae else len(config.sae))
     return Part({name: saes[name] for name in names}, {name: folders[name] for name in names}, config)
 
@@ -105,7 +118,7 @@ def _compared(parts: Sequence[Part]) -> Part:
     first = parts[0].config
     for part in parts:
         for name, sae in part.saes.items():
-            full = f"{part.folders[name].resolve().parent.parent.name}/{name}"
+            full = f"{run_of(part.folders[name]).name}/{name}"
             if full in saes:
                 raise InputError(f"two of the folders give an autoencoder {full}: name each run once, and differently")
             for key in READING:
@@ -116,6 +129,22 @@ def _compared(parts: Sequence[Part]) -> Part:
                     )
             saes[full], folders[full] = sae, part.folders[name]
     return Part(saes, folders, first)
+
+
+def run_of(folder: Path) -> Path:
+    """The run that an autoencoder's folder belongs to: what its `saes` is in."""
+    above = folder.resolve().parents
+    return next((parent.parent for parent in above[:2] if parent.name == "saes"), above[1])
+
+
+def by_site(opened: Subject) -> list[Subject]:
+    """The same in parts that are measured together: those that read one site and predict one."""
+    places: dict[tuple[Any, ...], dict[str, SAE]] = {}
+    for name, sae in opened.saes.items():
+        places.setdefault((sae.info.get("site"), sae.info.get("target")), {})[name] = sae
+    return [
+        opened._replace(saes=saes, folders={name: opened.folders[name] for name in saes}) for saes in places.values()
+    ]
 
 
 def _config(saes: dict[str, SAE]) -> TrainConfig:

@@ -4,8 +4,24 @@
   monosem train --sae topk,batch_topk,jumprelu --text my.jsonl --model ./my-llama --run runs/mine
   monosem train --sae hierarchical --k 64 --budgets pow2 --run runs/any-k
   monosem train --sae topk,kron,kron+hierarchical --base 4 --extension 8 --equal flops --run runs/kron
+  monosem train --site resid_post.6,resid_post.12 --k 16,32,64 --seed 0,1,2 --run runs/grid
+  monosem train --site "resid_post.*" --activations live --run runs/all-layers
+  monosem train --sae topk,kron --controls --run runs/controlled
+  monosem train --sae topk+frozen_decoder,pca --reinit 0 --run runs/random-model
+  monosem train --site mlp_in.12 --target mlp_out --skip --run runs/transcoder
   monosem train --config settings.toml --run runs/first --lr 3e-4
   monosem train --resume runs/first
+
+Sites may be names, several with commas, and patterns (resid_post.*, mlp_out.{6,12}, mlp_out.1?). A setting of an
+autoencoder may have several values: every combination is trained at every site, all on the same tokens in one pass
+of the model, each what it would be alone, and lives in saes/SITE/NAME-VALUES, such as
+saes/resid_post.12/topk-k16-seed1. --budgets, --budget-weights and --widths are repeated for several values. In a file
+several values are a list: k = [16, 32].
+
+Controls say what figures are worth: --controls trains, beside every autoencoder, the same without training
+(+untrained), with random decoder rows (+frozen_decoder), with rows that turn by a cosine of 0.8 at most
+(+soft_frozen_decoder) and with a random encoder (+frozen_encoder), and one pca of k components. --reinit trains on
+the model with random weights. With --target an autoencoder predicts another, later site: a transcoder.
 
 Ctrl-C writes a checkpoint. The same command, or --resume, goes on from the last one; the result is the same,
 bit for bit, as if nothing had happened (same machine, same number of threads).
@@ -24,6 +40,7 @@ from monosem.shapes import InputError
 
 if TYPE_CHECKING:
     from monosem.sae import SAE
+    from monosem.training import Grid
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,18 +63,24 @@ def run(parsed: argparse.Namespace) -> None:
             raise InputError(
                 "--resume goes on with the run's own settings: give no others, or name the folder by --run"
             )
-        config, parsed.run = open_run(parsed.resume)[0], parsed.resume
+        grid, parsed.run = open_run(parsed.resume)[0], parsed.resume
     else:
-        config = flag.config(parsed)
-    parsed.run = parsed.run or Path("runs") / f"{config.site}-{digest(config.describe(), 8)}"
+        grid = flag.grid(parsed)
+    parsed.run = parsed.run or Path("runs") / _name(grid)
     say(f"run folder: {parsed.run}")
-    saes = train(config, parsed.run)
+    saes = train(grid, parsed.run)
     for note in notes(saes):
         say(note)
     rows = [[name, f"{sae.n_latents:,}", str(parsed.run / "saes" / name)] for name, sae in saes.items()]
     result = {"run": str(parsed.run), "saes": {row[0]: row[2] for row in rows}}
     text = table(["autoencoder", "latents", "folder"], rows)
     show(parsed, result, f"{text}\n\nnext: monosem evaluate {parsed.run}")
+
+
+def _name(grid: Grid) -> str:
+    """The site, or `grid` for several or several values, and a digest of the settings."""
+    several = bool(grid.lists) or bool(set(grid.shared.site) & set(",*?[{/:"))
+    return f"{'grid' if several else grid.shared.site}-{digest(grid.describe(), 8)}"
 
 
 def notes(saes: dict[str, SAE]) -> list[str]:

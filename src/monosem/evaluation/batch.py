@@ -15,19 +15,24 @@ from monosem.shapes.codes import Codes
 
 @dataclass(frozen=True)
 class Batch:
-    """Raw activations `x` and reconstructions `recon` [B, D] in float64, and the codes between them."""
+    """Raw activations `x` and reconstructions `recon` [B, D] in float64, and the codes between them.
+
+    Of a transcoder `x` is the target it predicts, and `skipped` what its skip connection adds to `recon`.
+    """
 
     x: Float64[Tensor, "B D"]
     recon: Float64[Tensor, "B D"]
     codes: Codes
+    skipped: Float[Tensor, "B D"] | None = None
 
     @classmethod
     @torch.no_grad()
-    def of(cls, sae: SAE, acts: Float[Tensor, "B D"]) -> Batch:
-        """Run `sae` on raw activations."""
+    def of(cls, sae: SAE, acts: Float[Tensor, "B C"], target: Float[Tensor, "B D"] | None = None) -> Batch:
+        """Run `sae` on raw activations, to explain `target` (None: the activations themselves)."""
         acts = acts.to(sae.W_dec.device)
+        x = acts if target is None else target.to(sae.W_dec.device)
         codes = sae.codes(acts)
-        return cls(acts.double(), sae.decode(codes).double(), codes)
+        return cls(x.double(), sae.decode(codes, acts).double(), codes, sae.skipped(acts))
 
     @property
     def rows(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monosem.evaluation import per_k
 from monosem.evaluation.batch import Batch
+from monosem.evaluation.by_window import ByWindow, Terms
 from monosem.evaluation.place import Place, shared_place
 from monosem.evaluation.provenance import of_autoencoder, provenance
 from monosem.evaluation.ratio import Figure
@@ -20,6 +21,7 @@ from monosem.evaluation.reading import check_request, evaluating, read
 from monosem.evaluation.reconstruction import Reconstruction
 from monosem.evaluation.recovered import Recovered
 from monosem.evaluation.replacement import Trial, Variant, replacement_losses, variants
+from monosem.evaluation.result import Results, metric_frame, results_table
 from monosem.evaluation.variation import Variation
 from monosem.lm import LanguageModel
 from monosem.sae import SAE
@@ -43,6 +45,10 @@ class Evaluation:
     n_tokens: int
     n_excluded: int
     space: str = "raw"
+    terms: dict[str, Terms] = field(default_factory=dict, compare=False, repr=False)
+    """What each window adds to the metrics that are quotients of sums: for paired differences; not in JSON."""
+    alive: Bool[Tensor, " F"] | None = field(default=None, compare=False, repr=False)
+    """Which latents are active on any of these tokens; not in JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; a metric that is not defined is null."""
@@ -57,6 +63,13 @@ class Evaluation:
             "space": self.space,
         }
 
+    def frame(self) -> Any:
+        """A data frame: a row a metric, its value and standard error. Needs pandas."""
+        return metric_frame(self)
+
+    def _repr_html_(self) -> str:
+        return results_table({"": self})
+
 
 class _Read:
     """What the first reading of a text leaves: sums, and which tokens were kept."""
@@ -65,6 +78,7 @@ class _Read:
         self.variation = Variation()
         self.reconstructions = {name: Reconstruction(sae) for name, sae in saes.items()}
         self.keep: list[Bool[Tensor, "W T"]] = []
+        self.by_window = ByWindow()
 
 
 def evaluate(
@@ -76,8 +90,10 @@ def evaluate(
     loss_windows: int | None = None,
     loss_per_k: bool | None = None,
     command: str | None = None,
-) -> dict[str, Evaluation]:
+) -> Results[Evaluation]:
     """Measure autoencoders that share a site and an exclusion rule, both stored in `sae.info`.
+
+    Of transcoders every metric is about the target they predict, and the target is what is replaced.
 
     One forward pass per `batch` of windows serves all of them. The first `loss_windows` windows (None: all,
     0: none) go through the whole model again, unchanged and with the site replaced at kept positions by each
@@ -97,10 +113,18 @@ def evaluate(
         recovered, source_tokens = _recovered(trials, lm, windows, keep, place, first.variation, batch)
     origin = provenance(lm, windows, place, batch, command)
     origin["loss"] = {"windows": len(keep), "tokens": source_tokens}
-    return {
-        name: _evaluation(first, name, _losses_of(name, recovered), windows, origin | of_autoencoder(sae))
+    found = {
+        name: _evaluation(
+            first,
+            name,
+            _losses_of(name, recovered),
+            first.by_window.terms(name) | recovered[name, None].terms(),
+            windows,
+            origin | of_autoencoder(sae),
+        )
         for name, sae in saes.items()
     }
+    return Results(found)
 
 
 def _budgets(sae: SAE, asked: bool | None) -> tuple[int, ...]:
@@ -118,9 +142,12 @@ def _reconstructed(saes: Mapping[str, SAE], lm: LanguageModel, windows: Windows,
         result.keep.append(reading.keep)
         if not len(reading.acts):
             continue
-        result.variation.update(reading.acts)
+        result.variation.update(reading.target)
+        result.by_window.read(reading.target, reading.keep)
         for name, sae in saes.items():
-            result.reconstructions[name].update(Batch.of(sae, reading.acts))
+            one = Batch.of(sae, reading.acts, reading.target)
+            result.reconstructions[name].update(one)
+            result.by_window.update(name, one)
     if not result.variation.tokens:
         raise InputError(f"no token is left to evaluate on ({place.exclusion}): give longer windows or other text")
     return result
@@ -139,7 +166,7 @@ def _recovered(
     recovered, tokens = {variant: Recovered(variant) for variant in variants(trials)}, 0
     if len(keep):
         for losses in replacement_losses(trials, lm, windows, keep, place, variation.mean(), batch):
-            tokens += losses.tokens
+            tokens += int(losses.tokens.sum())
             for one in recovered.values():
                 one.update(losses)
     return recovered, tokens
@@ -154,6 +181,7 @@ def _evaluation(
     first: _Read,
     name: str,
     losses: dict[int | None, dict[str, Figure]],
+    terms: dict[str, Terms],
     windows: Windows,
     origin: dict[str, Any],
 ) -> Evaluation:
@@ -170,6 +198,8 @@ def _evaluation(
         provenance=origin,
         n_tokens=first.variation.tokens,
         n_excluded=windows.tokens.numel() - first.variation.tokens,
+        terms=terms,
+        alive=measured.alive(),
     )
 
 

@@ -129,7 +129,7 @@ def _statistics(
         "n_latents": sae.n_latents,
         "n_tokens": n_tokens,
         "space": sae.space,
-        "scale": sae.scale,
+        "scale": sae.code_scale,
         "provenance": origin,
     }
     return FeatureStatistics(arrays, metadata)

@@ -16,11 +16,13 @@ from monosem.disk import whole_file
 from monosem.evaluation import context
 from monosem.evaluation.context import Context
 from monosem.shapes import InputError
+from monosem.shapes.frame import frame
 
 FORMAT, VERSION = "monosem.features", 1
 _HEADER = "monosem"
 _SMALL = ("starts", "density", "mean", "max")
 _LARGE = ("tokens", "values", "window_tokens", "excluded")
+_ENTRIES = 1 << 24
 
 
 class Activations(NamedTuple):
@@ -80,6 +82,30 @@ class FeatureStatistics:
     def excluded(self, index: int) -> np.ndarray:
         """Which tokens [T] of one window were left out."""
         return self._arrays["excluded"][index : index + 1][0]
+
+    def text(self) -> np.ndarray:
+        """The token ids [N, T] of every window."""
+        return self._arrays["window_tokens"][:]
+
+    def left_out(self) -> np.ndarray:
+        """Which tokens [N, T] of all windows were left out."""
+        return self._arrays["excluded"][:]
+
+    def on(self, marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How often each latent is active on the marked tokens (bool [N·T]), and the sum of its values there [F]."""
+        counts, sums = np.zeros(self.n_latents, dtype=np.int64), np.zeros(self.n_latents)
+        total = int(self.starts[-1])
+        for low in range(0, total, _ENTRIES):
+            part = slice(low, min(low + _ENTRIES, total))
+            chosen = np.flatnonzero(marked[self._arrays["tokens"][part]])
+            latents = np.searchsorted(self.starts, chosen + low, side="right") - 1
+            counts += np.bincount(latents, minlength=self.n_latents)
+            sums += np.bincount(latents, self._arrays["values"][part][chosen], self.n_latents)
+        return counts, sums
+
+    def frame(self) -> Any:
+        """A data frame: a row a latent, its density, mean and maximum. Needs pandas."""
+        return frame({"density": self.densities.tolist(), "mean": self.means.tolist(), "max": self.maxima.tolist()})
 
     def top(self, latent: int, n: int = 20, width: int = 12) -> list[Context]:
         """The `n` strongest contexts, at most one a window; `width` tokens on either side."""

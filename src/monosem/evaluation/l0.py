@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 import torch
-from torch import Tensor
 
 from monosem.evaluation.batch import Batch
 from monosem.evaluation.ratio import Sums
@@ -34,12 +36,21 @@ class L0Distribution:
         return {f"l0_q{round(100 * q):02}": float(at) for q, at in zip(QUANTILES, found.tolist())}
 
     def histogram(self) -> list[dict[str, int]]:
-        """At most 50 bins of equal width from the least to the greatest L0, bounds included."""
+        """At most 50 bins from the least to the greatest L0, bounds included: single numbers as long as they fit.
+
+        Further bins grow by a constant factor, so that a long tail does not blur the part most tokens are in.
+        """
         seen = self._counts.nonzero().flatten()
         first, last = int(seen[0]), int(seen[-1])
-        width = -(-(last - first + 1) // _BINS)
-        bins: list[Tensor] = list(self._counts[first : last + 1].split(width))
+        edges = _edges(first, last + 1)
         return [
-            {"low": first + i * width, "high": first + i * width + len(part) - 1, "tokens": int(part.sum())}
-            for i, part in enumerate(bins)
+            {"low": low, "high": stop - 1, "tokens": int(self._counts[low:stop].sum())} for low, stop in pairwise(edges)
         ]
+
+
+def _edges(first: int, stop: int) -> list[int]:
+    """Whole numbers from `first` to `stop`, each at least one more than the last, at equal steps of their logarithm."""
+    steps = np.geomspace(max(first, 1), stop, _BINS + 1).round().astype(int).tolist()
+    if stop - first <= _BINS:
+        return list(range(first, stop + 1))
+    return sorted({first, *steps})

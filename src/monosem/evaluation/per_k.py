@@ -34,7 +34,8 @@ def powers(most: int) -> list[int]:
 class PerK:
     """Squared error and L0 when only the k strongest latents of each token are kept, for every k.
 
-    In the scaled space r_k = s·x − b_dec − Σ_{j≤k} v_j · W_dec[index_j]; ‖x − x̂_k‖² = ‖r_k‖² / s².
+    In the scaled space r_k = s·x − b_dec − Σ_{j≤k} v_j · W_dec[index_j]; ‖x − x̂_k‖² = ‖r_k‖² / s². What a skip
+    connection adds is there at every k.
     Needs fixed codes, which are sorted by value. Memory is that of r: B·D.
     """
 
@@ -65,10 +66,11 @@ def squared_errors(sae: SAE, batch: Batch) -> Float64[Tensor, " K"]:
     """Σ_t ‖x − x̂_k‖² for k = 1, …, K."""
     codes = batch.codes
     assert codes.indices is not None
-    target = batch.x.to(sae.W_dec.dtype) * sae.scale - sae.b_dec
+    left = batch.x if batch.skipped is None else batch.x - batch.skipped
+    target = left.to(sae.W_dec.dtype) * sae.out_scale - sae.b_dec
     cuts = torch.arange(1, codes.values.shape[1] + 1, device=target.device).expand(codes.values.shape)
     errors = kernels.nested(codes.values, codes.indices, None, cuts, sae.W_dec, target).errors
-    return errors.cpu() / sae.scale**2
+    return errors.cpu() / sae.out_scale**2
 
 
 def with_losses(rows: list[Row], figures: Mapping[int, Mapping[str, Figure]]) -> list[Row]:

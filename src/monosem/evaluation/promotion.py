@@ -26,8 +26,13 @@ class Promoted(NamedTuple):
 
 
 def promotes(sae: SAE, lm: LanguageModel) -> bool:
-    """Whether decoder rows are directions of the residual stream: by width, and by the kind of site."""
-    return sae.d_out == lm.d_model and lm.site(sae.info.get("site", "embed")).kind in STREAM
+    """Whether decoder rows are directions of the residual stream: by width, and by the kind of site they write to."""
+    return sae.d_out == lm.d_model and lm.site(_written(sae) or "embed").kind in STREAM
+
+
+def _written(sae: SAE) -> str | None:
+    """The site whose activations decoder rows add up to."""
+    return sae.info.get("target", sae.info.get("site"))
 
 
 @torch.no_grad()
@@ -39,7 +44,7 @@ def promoted(sae: SAE, lm: LanguageModel, latents: Sequence[int], n: int = 10) -
     """
     if not promotes(sae, lm):
         raise InputError(
-            f"decoder rows of width {sae.d_out} at {sae.info.get('site')} are not directions of the residual stream "
+            f"decoder rows of width {sae.d_out} at {_written(sae)} are not directions of the residual stream "
             f"(width {lm.d_model}): only {', '.join(STREAM)} promote tokens"
         )
     if wrong := [latent for latent in latents if not 0 <= latent < sae.n_latents]:

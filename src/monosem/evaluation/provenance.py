@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -31,6 +32,7 @@ def provenance(lm: LanguageModel, windows: Windows, place: Place, batch: int, co
         },
         "attention": "within a window, across the documents in it",
         "site": str(place.site),
+        **({} if place.predicted is None else {"target": str(place.predicted)}),
         "exclusion": place.exclusion.describe(),
         "batch": batch,
         "dtype": str(lm.dtype).removeprefix("torch."),
@@ -39,6 +41,11 @@ def provenance(lm: LanguageModel, windows: Windows, place: Place, batch: int, co
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def whereabouts(origin: Mapping[str, Any]) -> str:
+    """The site of a result, or `site → target` of transcoders."""
+    return f"{origin['site']} → {origin['target']}" if "target" in origin else origin["site"]
 
 
 def of_autoencoder(sae: SAE) -> dict[str, Any]:

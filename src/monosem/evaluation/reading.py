@@ -1,4 +1,4 @@
-"""Reading a text once through the model: the kept activations of a site, batch by batch."""
+"""Reading a text once through the model: the kept activations of a site, and of a target, batch by batch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from monosem.evaluation.place import Place
 from monosem.lm import LanguageModel
 from monosem.progress import progress
 from monosem.sae import SAE
-from monosem.shapes import InputError
+from monosem.shapes import InputError, Site
 from monosem.text.window import Windows
 
 
 class Reading(NamedTuple):
-    """Windows `start` and following: which tokens are kept, and the raw activations of those, in order."""
+    """Windows `start` and following: which tokens are kept, and the raw activations of those, in order.
+
+    `target` is what is to be explained: of a transcoder the activations it predicts, else `acts` themselves.
+    """
 
     start: int
     keep: Bool[Tensor, "W T"]
     acts: Float32[Tensor, "B D"]
+    target: Float32[Tensor, "B E"]
 
 
 def read(lm: LanguageModel, windows: Windows, place: Place, *, batch: int, label: str) -> Iterator[Reading]:
@@ -32,15 +36,14 @@ def read(lm: LanguageModel, windows: Windows, place: Place, *, batch: int, label
     Raises `InputError` for activations that are not finite.
     """
     count, length = windows.tokens.shape
-    sites = list(dict.fromkeys([place.site, *map(lm.site, place.exclusion.max_norm)]))
+    sites = list(dict.fromkeys([place.site, place.target, *map(lm.site, place.exclusion.max_norm)]))
     with progress(label, count * length, "tok") as bar:
         for start in range(0, count, batch):
             tokens = windows.tokens[start : start + batch]
             acts = lm.capture(tokens, sites)
             keep = ~place.exclusion.mask(windows.special[start : start + batch], acts)
-            kept = acts[place.site][keep.to(acts[place.site].device)].float()
-            _check_finite(kept, keep, start, place)
-            yield Reading(start, keep, kept)
+            kept = {site: _kept(acts[site], keep, start, site) for site in dict.fromkeys((place.site, place.target))}
+            yield Reading(start, keep, kept[place.site], kept[place.target])
             bar.advance(tokens.numel())
 
 
@@ -66,11 +69,13 @@ def evaluating(saes: Mapping[str, SAE]) -> Iterator[None]:
             sae.train(training[name])
 
 
-def _check_finite(acts: Tensor, keep: Tensor, start: int, place: Place) -> None:
-    bad = (~acts.isfinite().all(1)).nonzero().flatten()
+def _kept(acts: Tensor, keep: Tensor, start: int, site: Site) -> Tensor:
+    kept = acts[keep.to(acts.device)].float()
+    bad = (~kept.isfinite().all(1)).nonzero().flatten()
     if len(bad):
         window, position = keep.nonzero()[int(bad[0])].tolist()
         raise InputError(
-            f"the activation at {place.site}, window {start + window}, position {position} is not finite: "
+            f"the activation at {site}, window {start + window}, position {position} is not finite: "
             "load the model with dtype float32, or leave that text out"
         )
+    return kept

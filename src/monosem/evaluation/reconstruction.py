@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from monosem.evaluation.batch import Batch
 from monosem.evaluation.cosine import cossim
 from monosem.evaluation.density import Density
@@ -61,6 +64,10 @@ class Reconstruction:
             **{name: ratio.compute() for name, ratio in self._ratios.items()},
             **{name: Figure(value) for name, value in exact.items()},
         }
+
+    def alive(self) -> Bool[Tensor, " F"]:
+        """Which latents are active on any token."""
+        return self._density.densities() > 0
 
     def compat(self) -> dict[str, float]:
         """Figures that exist only to compare with other tools' tables."""

@@ -1,12 +1,16 @@
-"""Losses of the model when a site is replaced: by reconstructions, by zero, and by the mean."""
+"""Losses of the model when a site is replaced: by reconstructions, by zero, and by the mean.
+
+Transcoders read one site of the unchanged model and replace another, which is computed later.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor
 
 from monosem.evaluation.loss import Loss, Source, cross_entropy, log_probabilities, loss
@@ -14,6 +18,7 @@ from monosem.evaluation.place import Place
 from monosem.lm import LanguageModel
 from monosem.progress import Bar, progress
 from monosem.sae import SAE
+from monosem.shapes import Site
 from monosem.text.window import Windows
 
 _LOGITS = 1 << 26
@@ -32,10 +37,10 @@ class Trial(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Sums over one batch: source tokens, cross-entropy as the model is, losses of each replacement."""
+    """Sums over each window [W] of a batch: source tokens, cross-entropy as the model is, losses of replacements."""
 
-    tokens: int
-    clean: float
+    tokens: Float64[Tensor, " W"]
+    clean: Float64[Tensor, " W"]
     zero: Loss
     mean: Loss
     variants: dict[Variant, Loss]
@@ -52,7 +57,7 @@ def replacement_losses(
     windows: Windows,
     keep: Bool[Tensor, "N T"],
     place: Place,
-    mean: Float[Tensor, " D"],
+    mean: Float[Tensor, " E"],
     batch: int,
 ) -> Iterator[Losses]:
     """Losses of the first N windows, one item a batch; positions not kept stay as they are in every pass.
@@ -69,7 +74,7 @@ def replacement_losses(
             for low in range(start, stop, rows):
                 part = slice(low, min(low + rows, stop))
                 parts.append(_losses(trials, lm, windows.tokens[part], keep[part], place, mean, bar))
-            yield _sum(parts)
+            yield _joined(parts)
 
 
 def replace_kept(
@@ -77,7 +82,7 @@ def replace_kept(
 ) -> Float[Tensor, "B T D"]:
     """`act` with its kept positions replaced by `new`, in the activation's dtype."""
     replaced = act.clone()
-    replaced[keep] = new.to(act)
+    replaced[keep.to(act.device)] = new.to(act)
     return replaced
 
 
@@ -87,60 +92,62 @@ def _losses(
     tokens: Int[Tensor, "B T"],
     keep: Bool[Tensor, "B T"],
     place: Place,
-    mean: Float[Tensor, " D"],
+    mean: Float[Tensor, " E"],
     bar: Bar,
 ) -> Losses:
     keep = keep.to(lm.device)
     source = Source.of(tokens.to(lm.device), keep)
     if not len(source.targets):
-        none = dict.fromkeys(variants(trials), Loss())
+        zero = Loss.none(len(tokens))
+        none = dict.fromkeys(variants(trials), zero)
         bar.advance((3 + len(none)) * keep.numel())
-        return Losses(0, 0.0, Loss(), Loss(), none)
-    act, clean = _unchanged(lm, tokens, source, place)
+        return Losses(zero.ce, zero.ce, zero, zero, none)
+    acts, clean = _unchanged(lm, tokens, source, place)
     bar.advance(keep.numel())
-    kept = act[keep].float()
+    kept, target = (acts[site].to(lm.device)[keep].float() for site in (place.site, place.target))
 
-    def changed(new: Float[Tensor, "S D"]) -> Loss:
-        with lm.hooks({place.site: lambda act: replace_kept(act, keep, new)}):
+    def changed(new: Float[Tensor, "S E"]) -> Loss:
+        with lm.hooks({place.target: lambda act: replace_kept(act, keep, new)}):
             found = loss(lm.logits(tokens), clean, source)
         bar.advance(keep.numel())
         return found
 
     return Losses(
-        len(source.targets),
-        cross_entropy(clean, source.targets),
-        changed(torch.zeros_like(kept)),
-        changed(mean.to(kept).expand_as(kept)),
+        source.tokens(),
+        source.by_window(cross_entropy(clean, source.targets)),
+        changed(torch.zeros_like(target)),
+        changed(mean.to(target).expand_as(target)),
         {variant: changed(recon) for variant, recon in _reconstructions(trials, kept)},
     )
 
 
 def _reconstructions(
     trials: Mapping[str, Trial], kept: Float32[Tensor, "S D"]
-) -> Iterator[tuple[Variant, Float[Tensor, "S D"]]]:
+) -> Iterator[tuple[Variant, Float[Tensor, "S E"]]]:
     """Each autoencoder encodes once; smaller budgets are cuts of the same codes."""
     for name, (sae, budgets) in trials.items():
-        codes = sae.codes(kept.to(sae.W_dec.device))
-        yield (name, None), sae.decode(codes)
+        x = kept.to(sae.W_dec.device)
+        codes = sae.codes(x)
+        yield (name, None), sae.decode(codes, x)
         for k in budgets:
-            yield (name, k), sae.decode(codes.at(k))
+            yield (name, k), sae.decode(codes.at(k), x)
 
 
 def _unchanged(
     lm: LanguageModel, tokens: Int[Tensor, "B T"], source: Source, place: Place
-) -> tuple[Float[Tensor, "B T D"], Float32[Tensor, "S V"]]:
-    """The site's activation and the log probabilities of the model as it is."""
-    seen: list[Tensor] = []
-    with lm.hooks({place.site: seen.append}):
+) -> tuple[dict[Site, Tensor], Float32[Tensor, "S V"]]:
+    """The activations of site and target, and the log probabilities of the model as it is."""
+    seen: dict[Site, Tensor] = {}
+    with lm.hooks({site: partial(seen.__setitem__, site) for site in (place.site, place.target)}):
         clean = log_probabilities(lm.logits(tokens), source)
-    return seen[0], clean
+    return seen, clean
 
 
-def _sum(parts: list[Losses]) -> Losses:
+def _joined(parts: list[Losses]) -> Losses:
     return Losses(
-        sum(part.tokens for part in parts),
-        sum(part.clean for part in parts),
-        sum((part.zero for part in parts), Loss()),
-        sum((part.mean for part in parts), Loss()),
-        {one: sum((part.variants[one] for part in parts), Loss()) for one in parts[0].variants},
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.clean for part in parts]),
+        Loss.joined([part.zero for part in parts]),
+        Loss.joined([part.mean for part in parts]),
+        {one: Loss.joined([part.variants[one] for part in parts]) for one in parts[0].variants},
     )

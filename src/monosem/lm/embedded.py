@@ -37,6 +37,12 @@ def embedded_folder() -> Path:
     return folder
 
 
+def config_folder() -> Path:
+    """A folder with the embedded model's configuration; its weights are not checked."""
+    folder = cache_folder() / "models" / NAME
+    return folder if (folder / "config.json").is_file() else embedded_folder()
+
+
 def _stamp() -> str:
     return digest([_CONVERSION, *WHEELS[_WHEEL]])
 

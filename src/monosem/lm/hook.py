@@ -18,9 +18,14 @@ Hook = Callable[[Float[Tensor, "B T D"]], Float[Tensor, "B T D"] | None]
 
 
 def install(module: nn.Module, site: Site, point: Point, norm: Norm, fn: Hook) -> RemovableHandle:
-    """Call `fn` at `point` of `module` in every forward pass until the handle is removed."""
+    """Call `fn` at `point` of `module` in every forward pass until the handle is removed.
 
-    def call(act: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"] | None:
+    The pass raises `InputError` where the module has no tensor [B, T, D] there, or `fn` returns another shape.
+    """
+
+    def call(act: Any) -> Float[Tensor, "B T D"] | None:
+        if not isinstance(act, Tensor) or act.ndim != 3:
+            raise InputError(f"{site} is {_shown(act)}, not a tensor [B, T, D]: name another module")
         return _checked(fn(act), act, site)
 
     match point.where:
@@ -32,6 +37,10 @@ def install(module: nn.Module, site: Site, point: Point, norm: Norm, fn: Hook) -
             return module.register_forward_hook(_output_hook(call))
         case "normed":
             return module.register_forward_hook(_normed_hook(call, norm))
+
+
+def _shown(value: Any) -> str:
+    return f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _checked(new: Any, act: Tensor, site: Site) -> Tensor | None:
@@ -47,12 +56,16 @@ def _input_hook(call: Hook) -> Callable[..., Any]:
     """The input may be positional or the keyword `hidden_states`."""
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        new = call(args[0] if args else kwargs["hidden_states"])
+        new = call(_input(args, kwargs))
         if new is None:
             return None
         return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
 
     return hook
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs.get("hidden_states")
 
 
 def _stream_hook(call: Hook) -> Callable[..., Any]:
@@ -62,7 +75,7 @@ def _stream_hook(call: Hook) -> Callable[..., Any]:
     """
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream = args[0] if args else kwargs["hidden_states"]
+        stream = _input(args, kwargs)
         new = call(stream.clone())
         if new is not None:
             stream.copy_(new)
@@ -89,8 +102,9 @@ def _normed_hook(call: Hook, norm: Norm) -> Callable[..., Any]:
         new = call(normalised(args[0], getattr(module, norm.eps), norm.centred).to(output))
         if new is None:
             return None
-        scaled = new * (module.weight + norm.offset)
-        return (scaled if getattr(module, "bias", None) is None else scaled + module.bias).to(output)
+        scaled = new.float() * (module.weight.float() + norm.offset)
+        bias = getattr(module, "bias", None)
+        return (scaled if bias is None else scaled + bias.float()).to(output)
 
     return hook
 

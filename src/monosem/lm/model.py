@@ -12,14 +12,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from monosem.lm.family import FAMILIES, Point
+from monosem.lm.card import model_card
+from monosem.lm.family import Point, family_of
 from monosem.lm.hook import Hook, install
 from monosem.lm.name import resolve
+from monosem.lm.probe import probe
+from monosem.lm.splice import splice
 from monosem.lm.tokenizer import tokenizer_hash
-from monosem.shapes import KINDS, InputError, Site
+from monosem.shapes import ENDS, KINDS, InputError, Site
 
 _SAMPLES = 4096
-_ORDER = {kind: place for place, kind in enumerate(KINDS)}
+# A module's end comes last: what a name means there, such as the stream itself, is written before it is read.
+_ORDER = {kind: place for place, kind in enumerate([*KINDS, *ENDS])}
 
 
 @dataclass(frozen=True)
@@ -50,29 +54,43 @@ class LanguageModel:
         source: str = "",
         quantisation: str | None = None,
     ) -> None:
-        """Wrap a model that is already in memory; its parameters are frozen. Raises `InputError`."""
-        config = model.config
-        if config.model_type not in FAMILIES:
-            known = ", ".join(sorted(FAMILIES))
-            raise InputError(f"{name} is a {config.model_type} model: supported families are {known}")
+        """Wrap a model that is already in memory; its parameters are frozen.
+
+        In a model of a family that `FAMILIES` does not have, sites are given by module path.
+        """
+        config = model.config.get_text_config()
         self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer, self.name, self.quantisation = tokenizer, name, quantisation
-        self.source = source or f"{name}, a {config.model_type} model given in memory."
-        self.family = FAMILIES[config.model_type]
+        self.source = source or f"{name}, a {model.config.model_type} model given in memory."
+        self.family = family_of(model)
         self.d_model: int = config.hidden_size
         self.n_layers: int = config.num_hidden_layers
-        self.vocab_size: int = model.get_submodule(self.family.unembed).weight.shape[0]
+        self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
+        self._points = self._named()
+        self._widths: dict[Site, int] = {}
 
     @classmethod
-    def load(cls, name: str, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+    def load(
+        cls,
+        name: str,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        device_map: str | None = None,
+        reinit: int | None = None,
+    ) -> LanguageModel:
         """Load the embedded model (`smollm2-135m`), a local folder, or a hub name.
 
         `dtype`: `float32`, `bfloat16`, `float16`, or `auto` for the one this machine is fast in.
-        `device`: a torch device, or `auto` for a GPU if there is one. Raises `InputError`.
+        `device`: a torch device, or `auto` for a GPU if there is one.
+        `device_map`: instead of one device, `auto` or a JSON object of module paths and devices.
+        `reinit`: replace the weights by random ones, drawn with this seed. Raises `InputError`.
         """
         from monosem.lm.load import load
+        from monosem.lm.reinit import reinitialised
 
-        loaded = load(name, dtype=dtype, device=device)
+        loaded = load(name, dtype=dtype, device=device, device_map=device_map)
+        loaded = loaded if reinit is None else reinitialised(loaded, reinit)
         return cls(
             loaded.model,
             loaded.tokenizer,
@@ -81,39 +99,76 @@ class LanguageModel:
             quantisation=loaded.quantisation,
         )
 
+    @classmethod
+    def without_weights(cls, name: str) -> LanguageModel:
+        """The model of a name with its sites, their widths and module paths, but nothing that could run.
+
+        Only the configuration is read. Raises `InputError`.
+        """
+        from monosem.lm.load import skeleton
+
+        return cls(skeleton(name), None, name)
+
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where tokens go in and recorded activations come out: the device of the token embedding."""
+        return self.model.get_input_embeddings().weight.device
 
     def sites(self) -> list[Site]:
-        """Every site the model has, in the order of computation."""
-        kinds = [kind for kind in KINDS if kind in self.family.points]
-        return [Site("embed"), *(Site(kind, layer) for layer in range(self.n_layers) for kind in kinds)]
+        """Every site that has a name, in the order of computation; none in a family without a row."""
+        return list(self._points)
 
     def site(self, text: str | Site) -> Site:
-        """The site a text names: `resid_post.12`, a TransformerLens name, or a path like `model.layers.12`.
+        """The site a text names: `resid_post.12`, a TransformerLens name, or a module path.
 
-        A module path means the module's output. Raises `InputError` naming the nearest sites the model has.
+        `model.layers.12` is the module's output, `model.layers.12:in` its input; both are the named site where there
+        is one. Raises `InputError` naming the nearest sites the model has, or why its family lacks one.
         """
-        return resolve(text, {site: self.module_path(site) for site in self.sites()}, self.family, self.name)
+        site = resolve(text, self._points, self.model, self.family, self.name)
+        if site.path is not None:
+            self.width(site)
+        return site
 
     def module_path(self, site: Site) -> str:
         """The path of the module at which `site` is read."""
-        if site.kind == "embed":
-            return self.family.embed
-        return f"{self.family.blocks}.{site.layer}.{self.family.points[site.kind].path}".removesuffix(".")
+        return self._point(site).path
+
+    def where(self, site: Site) -> str:
+        """How `site` is read at its module: `in`, `out`, `stream` or `normed`, as in `Point`."""
+        return self._point(site).where
 
     def width(self, site: str | Site) -> int:
-        """Size of the activation at `site`: d_model, or all heads together for `attn_z`."""
-        if self.site(site).kind != "attn_z":
+        """Size of the activation at `site`: d_model, all heads together for `attn_z`, as found for a module's end."""
+        found = resolve(site, self._points, self.model, self.family, self.name)
+        if found.path is not None:
+            if found not in self._widths:
+                self._widths[found] = probe(self.model, found, self._point(found), self.family.norms, self.device)
+            return self._widths[found]
+        if found.kind != "attn_z":
             return self.d_model
-        config = self.model.config
+        config = self.model.config.get_text_config()
         heads = config.num_attention_heads
         return heads * (getattr(config, "head_dim", None) or self.d_model // heads)
+
+    def _named(self) -> dict[Site, Point]:
+        """Every named site with its place, the path from the model."""
+        family, points = self.family, [(kind, self.family.points[kind]) for kind in KINDS if kind in self.family.points]
+        if not points:
+            return {}
+        return {Site("embed"): Point(family.embed, "out")} | {
+            Site(kind, layer): point._replace(path=f"{family.blocks}.{layer}.{point.path}".removesuffix("."))
+            for layer in range(self.n_layers)
+            for kind, point in points
+        }
+
+    def _point(self, site: Site) -> Point:
+        if site.path is not None:
+            return Point(site.path, "in" if site.kind == "in" else "out")
+        return self._points[site]
 
     @contextmanager
     def hooks(self, fns: Mapping[str, Hook] | Mapping[Site, Hook] | Mapping[str | Site, Hook]) -> Iterator[None]:
@@ -126,20 +181,26 @@ class LanguageModel:
         if len(by_site) < len(fns):
             raise InputError(f"two of the hooks {', '.join(map(str, fns))} name one site: give one function a site")
         with ExitStack() as stack:
-            for site in sorted(by_site, key=lambda site: (site.layer or 0, _ORDER[site.kind])):
-                point = Point("", "out") if site.kind == "embed" else self.family.points[site.kind]
-                module = self.model.get_submodule(self.module_path(site))
+            for site in sorted(by_site, key=lambda site: _ORDER[site.kind]):
+                point = self._point(site)
+                module = self.model.get_submodule(point.path)
                 stack.enter_context(install(module, site, point, self.family.norms, by_site[site]))
             yield
 
+    splice = splice
+    _repr_html_ = model_card
+
     def capture(self, tokens: Int[Tensor, "B T"], sites: Iterable[str | Site]) -> dict[Site, Float[Tensor, "B T D"]]:
-        """Activations at `sites`, without gradient, in the model's dtype; the pass stops after the last."""
+        """Activations at `sites`, without gradient, in the model's dtype; the pass stops after the last.
+
+        They are on `device`, also where the model is spread over several.
+        """
         wanted = list(dict.fromkeys(self.site(site) for site in sites))
         found: dict[Site, Tensor] = {}
 
         def keep(site: Site) -> Hook:
             def hook(act: Float[Tensor, "B T D"]) -> None:
-                found[site] = act
+                found[site] = act.to(self.device)
                 if len(found) == len(wanted):
                     raise _Complete
 
@@ -170,8 +231,11 @@ class LanguageModel:
 
         The norm's division and centring depend on the whole stream and are left out. Computed in float32.
         """
-        gain = self._weight(self.family.norm) + self.family.norms.offset
-        return (directions.to(gain) * gain) @ self._weight(self.family.unembed).T
+        if not self._points:
+            raise InputError(f"{self.name} is a {self.family.title} model, whose final norm is not known here")
+        W = self._weight(self.family.unembed)
+        gain = self._weight(self.family.norm).to(W) + self.family.norms.offset
+        return (directions.to(W) * gain) @ W.T
 
     def fingerprint(self) -> str:
         """A hash of the weights that does not depend on the dtype they were loaded in.
@@ -204,7 +268,7 @@ class LanguageModel:
         return module.get_parameter("weight").float()
 
     def _batch(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-        longest = getattr(self.model.config, "max_position_embeddings", None)
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if tokens.ndim != 2 or tokens.is_floating_point() or not tokens.numel():
             raise InputError(f"tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}: give integers [B, T]")
         if longest is not None and tokens.shape[1] > longest:

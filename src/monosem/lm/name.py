@@ -4,32 +4,59 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from typing import Any
 
-from monosem.lm.family import Family
+from monosem.lm.family import Family, Point
 from monosem.shapes import InputError, Site
 
 
-def resolve(text: str | Site, paths: Mapping[Site, str], family: Family, model: str) -> Site:
-    """The site among `paths` (site -> module path) that `text` names; else `InputError` with the nearest."""
-    found = text if isinstance(text, Site) else _by_path(text, paths, family) or _parsed(text)
-    if found in paths:
+def resolve(text: str | Site, points: Mapping[Site, Point], model: Any, family: Family, name: str) -> Site:
+    """The site that `text` names: one of `points` (paths from the model), or the end of a module of `model`.
+
+    Else `InputError`, with the reason if the family lacks the kind, or with the nearest that there are.
+    """
+    found = text if isinstance(text, Site) else _read(text, model)
+    if found in points:
         return found
-    near = ", ".join(_nearest(str(text) if found is None else str(found), list(paths)))
-    raise InputError(f"{model} has no site {str(text)!r}: the nearest are {near}")
+    if found is not None and found.path is not None and _has(model, found.path):
+        return next((site for site, point in points.items() if point == (found.path, found.kind)), found)
+    raise InputError(f"{name} has no site {str(text)!r}: {_instead(str(text), found, points, model, family)}")
 
 
-def _by_path(path: str, paths: Mapping[Site, str], family: Family) -> Site | None:
-    """The site at a module: its output where the table has one, else the first site listed there."""
-    here = [site for site, at in paths.items() if at == path]
-    out = [site for site in here if site.kind == "embed" or family.points[site.kind].where == "out"]
-    return next(iter(out + here), None)
-
-
-def _parsed(text: str) -> Site | None:
+def _read(text: str, model: Any) -> Site | None:
+    """A name, or the path of a module, which means its output."""
     try:
         return Site.parse(text)
     except InputError:
-        return None
+        return Site("out", path=text) if _has(model, text) else None
+
+
+def _has(model: Any, path: str) -> bool:
+    try:
+        return bool(path) and model.get_submodule(path) is not None
+    except AttributeError:
+        return False
+
+
+def _instead(text: str, found: Site | None, points: Mapping[Site, Point], model: Any, family: Family) -> str:
+    """Why there is no such site, and what there is; `found` is how `text` was read."""
+    if found is not None and found.kind in family.lacks:
+        return f"{family.lacks[found.kind]}; a block has {', '.join(family.points)}"
+    path = text if found is None else found.path or ""
+    if path.partition(".")[0] in dict(model.named_children()):
+        return f"it has no such module, the nearest are {', '.join(_modules(path, model))}"
+    if not points:
+        example = f"{family.blocks}.{0 if found is None else found.layer or 0}"
+        return (
+            f"sites of {family.title} models have no names here, give the path of a module, "
+            f"such as {example} for its output or {example}:in for its input"
+        )
+    return f"the nearest are {', '.join(_nearest(text if found is None else str(found), list(points)))}"
+
+
+def _modules(path: str, model: Any) -> list[str]:
+    names = [name for name, _ in model.named_modules() if name]
+    return difflib.get_close_matches(path, names, n=3, cutoff=0.0)
 
 
 def _nearest(text: str, sites: list[Site]) -> list[str]:

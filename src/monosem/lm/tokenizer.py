@@ -1,4 +1,4 @@
-"""The identity of a tokenizer."""
+"""The identity of a tokenizer, and its special tokens."""
 
 from __future__ import annotations
 
@@ -20,3 +20,9 @@ def tokenizer_hash(tokenizer: Any) -> str:
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     text = json.dumps([rules, special], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def special_ids(tokenizer: Any) -> list[int]:
+    """The ids of all special tokens, ascending: those with a role, and those only marked as special."""
+    added = [token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special]
+    return sorted({*tokenizer.all_special_ids, *added})

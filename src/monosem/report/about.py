@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from monosem.activations.exclusion import Exclusion
+from monosem.evaluation.provenance import whereabouts
 from monosem.report.subject import Subject
-from monosem.shapes import KINDS, Site
+from monosem.shapes import Site
+from monosem.shapes.exclusion import Exclusion
 
 
 def title(subjects: list[Subject]) -> str:
     """The sites and models that the report is about."""
     origins = [subject.evaluation["provenance"] for subject in subjects]
-    sites = list(dict.fromkeys(origin["site"] for origin in origins))
+    sites = list(dict.fromkeys(whereabouts(origin) for origin in origins))
     models = list(dict.fromkeys(origin["model"]["name"] for origin in origins))
     return f"Sparse autoencoders of {', '.join(sites)} in {', '.join(models)}"
 
@@ -36,10 +37,22 @@ def _model(subject: Subject) -> str:
     source, note = info.get("model_source") or "", model["quantisation"]
     weights = "" if not note or note in source else f" Weights: {note}."
     return (
-        f"{site}: {KINDS[site.kind]}, {subject.sae.d_in} numbers a token. "
+        f"{site}: {site.meaning}, {subject.sae.d_in} numbers a token. {_target(subject)}"
         f"{model['name']}: a {model['model_type']} model of {model['n_layers']} layers, "
         f"run in {model['dtype']}. "
         f"{source}{weights}".strip()
+    )
+
+
+def _target(subject: Subject) -> str:
+    """What a transcoder predicts."""
+    if "target" not in subject.evaluation["provenance"]:
+        return ""
+    target = Site.parse(subject.evaluation["provenance"]["target"])
+    skip = "" if subject.sae.W_skip is None else ", with a linear skip connection"
+    return (
+        f"Predicted from it{skip} is {target}: {target.meaning}, {subject.sae.d_out} numbers a token; explained "
+        f"variance and losses are about {target}. "
     )
 
 
@@ -119,4 +132,6 @@ def _text(identity: Mapping[str, Any]) -> str:
         "length": "windows of {} tokens",
     }
     known = [form.format(identity[key]) for key, form in notes.items() if key in identity]
+    known += ["of conversations what the assistant says"] * bool(identity.get("assistant_only"))
+    known += [f"the hub's commit {identity['dataset']['commit'][:12]}"] if "dataset" in identity else []
     return parts[0] + (f" ({', '.join(known)})" if known else "")

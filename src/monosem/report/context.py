@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from monosem.evaluation import Context, FeatureStatistics
-from monosem.report.spelling import Piece, Spelling
+from monosem.lm.spelling import Piece, Spelling
 
 Kind = Literal["plain", "active", "special", "excluded"]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from monosem.evaluation import promoted, promotes
 from monosem.lm import LanguageModel
+from monosem.lm.spelling import Spelling
 from monosem.report.context import Line, line, peak
 from monosem.report.parent import Factors, Sibling, factors, siblings
-from monosem.report.spelling import Spelling
 from monosem.report.subject import Subject
 
 TOP, GROUPS, WORDS, BINS = 5, 3, 8, 24

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from monosem.disk import whole_file
 from monosem.evaluation import promotes
 from monosem.lm import LanguageModel
+from monosem.lm.spelling import Spelling
 from monosem.report import budget, choice, cost, feature, plot
 from monosem.report.about import about, title
 from monosem.report.choice import Choice
@@ -18,7 +19,6 @@ from monosem.report.feature import Feature
 from monosem.report.mark import marked
 from monosem.report.number import short
 from monosem.report.parent import shape_of
-from monosem.report.spelling import Spelling
 from monosem.report.subject import Subject
 from monosem.report.table import COLUMNS, table
 from monosem.shapes import InputError
@@ -59,7 +59,7 @@ def write_report(
     _check(subjects, lm, n_features)
     spelling = Spelling(lm.tokenizer)
     text = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             subjects=subjects,
@@ -117,17 +117,18 @@ def _units(metadata: dict[str, Any]) -> str:
     return f"those of the model's activations times {metadata['scale']:.4g}"
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this room, with what they need to show tokens and numbers."""
     folder = Path(__file__).parent
-    environment = Environment(
+    found = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"marked": marked, "short": short}
-    return environment
+    found.filters |= {"marked": marked, "short": short}
+    return found
 
 
 def _check(subjects: list[Subject], lm: LanguageModel, n_features: int) -> None:

@@ -82,19 +82,27 @@ def pictures(plots: Sequence[Plot], subjects: Sequence[Subject]) -> list[Picture
 
 
 def svg(plot: Plot, subjects: Sequence[Subject]) -> Markup:
-    """The same data give the same text, with every id starting with the plot's name."""
+    """A plot of several autoencoders."""
+
+    def draw(axes: Axes) -> None:
+        for place, subject in enumerate(subjects):
+            if plot.shows(subject):
+                plot.draw(axes, subject, pen_of(place, len(subjects)))
+
+    return drawn(plot.name, plot.title, plot.x, plot.y, draw)
+
+
+def drawn(name: str, title: str, x: str, y: str, draw: Callable[[Axes], None]) -> Markup:
+    """What `draw` draws, as SVG; the same data give the same text, with every id starting with `name`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     file = StringIO()
     with rc_context(_STYLE):
         figure = Figure(figsize=(4.6, 3.0), layout="constrained")
-        axes = figure.add_subplot(xlabel=plot.x, ylabel=plot.y)
-        for place, subject in enumerate(subjects):
-            if plot.shows(subject):
-                plot.draw(axes, subject, pen_of(place, len(subjects)))
+        draw(figure.add_subplot(xlabel=x, ylabel=y))
         figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
-    return Markup(_inline(file.getvalue(), plot.name, plot.title))  # noqa: S704
+    return Markup(_inline(file.getvalue(), name, title))  # noqa: S704
 
 
 def pen_of(place: int, count: int) -> Pen:

@@ -1,4 +1,4 @@
-"""The sparse autoencoder: an encoder, a rule and a decoder, in an activation space that is written down."""
+"""The sparse autoencoder or transcoder: an encoder, a rule and a decoder, in spaces that are written down."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monosem.sae.card import sae_card
 from monosem.sae.dense import DenseEncoder
 from monosem.sae.encoder import Encoder
 from monosem.sae.function import decode
@@ -25,6 +26,10 @@ class SAE(nn.Module):
     Inside, activations are multiplied by `scale`, and codes and thresholds are in those units (`code_scale` equals
     `scale`) until `fold` moves the scale into the weights. With `subtract_b_dec` the encoder sees scale·x − b_dec.
     `info` says where the autoencoder belongs: model, sites, excluded positions, training.
+
+    A transcoder predicts activations y of another site, whose scale is `out_scale` (None: that of the input), and
+    with `skip` has a linear connection beside its latents (arXiv 2501.18823):
+    out_scale·ŷ = Σ f_i W_dec[i] + scale·x W_skip + b_dec. Its codes are in units of code_scale·y.
     """
 
     def __init__(
@@ -35,6 +40,8 @@ class SAE(nn.Module):
         d_out: int | None = None,
         scale: float = 1.0,
         code_scale: float | None = None,
+        out_scale: float | None = None,
+        skip: bool = False,
         subtract_b_dec: bool = True,
         info: dict[str, Any] | None = None,
     ) -> None:
@@ -46,13 +53,20 @@ class SAE(nn.Module):
                 f"subtract_b_dec needs equal widths, d_in is {self.d_in} and d_out {self.d_out}: switch it off"
             )
         self.scale, self.subtract_b_dec, self.info = float(scale), subtract_b_dec, info or {}
-        self.code_scale = self.scale if code_scale is None else float(code_scale)
+        self._out_scale = None if out_scale is None else float(out_scale)
+        self.code_scale = self.out_scale if code_scale is None else float(code_scale)
         self.W_dec = nn.Parameter(torch.zeros(encoder.n_latents, self.d_out))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+        self.W_skip: nn.Parameter | None = nn.Parameter(torch.zeros(self.d_in, self.d_out)) if skip else None
 
     @property
     def n_latents(self) -> int:
         return self.encoder.n_latents
+
+    @property
+    def out_scale(self) -> float:
+        """What outputs are multiplied by inside: `scale`, or that of a transcoder's target."""
+        return self.scale if self._out_scale is None else self._out_scale
 
     @property
     def d_sae(self) -> int:
@@ -95,10 +109,11 @@ class SAE(nn.Module):
             d_out=self.d_out,
             scale=self.scale,
             code_scale=self.code_scale,
+            out_scale=self._out_scale,
             subtract_b_dec=self.subtract_b_dec,
             info=self.info | {"budget": {"k": k, "trained": trained, "extrapolated": k > trained}},
         )
-        cut.W_dec, cut.b_dec = self.W_dec, self.b_dec
+        cut.W_dec, cut.b_dec, cut.W_skip = self.W_dec, self.b_dec, self.W_skip
         return cut.train(self.training)
 
     def pre_latents(self, x: Float[Tensor, "*B D"]) -> tuple[Float[Tensor, "*B h m"], Float[Tensor, "*B h n"]]:
@@ -131,16 +146,33 @@ class SAE(nn.Module):
         """Dense activations."""
         return self.codes(x).dense()
 
-    def decode(self, codes: Codes | Float[Tensor, "*B F"]) -> Float[Tensor, "*B D"]:
-        """Raw reconstruction from sparse or dense activations."""
+    def decode(
+        self, codes: Codes | Float[Tensor, "*B F"], x: Float[Tensor, "*B D"] | None = None
+    ) -> Float[Tensor, "*B E"]:
+        """Raw reconstruction from sparse or dense activations; x is what a skip connection reads.
+
+        Raises `InputError` without x where there is a skip connection.
+        """
         if isinstance(codes, Codes):
             out, leading = decode(codes, self.W_dec), codes.batch_shape
         else:
             out, leading = codes.reshape(-1, self.n_latents) @ self.W_dec, codes.shape[:-1]
-        return ((out + self.b_dec) / self.scale).reshape(*leading, self.d_out)
+        out = out + self.b_dec
+        if self.W_skip is not None:
+            if x is None:
+                raise InputError("this transcoder has a skip connection, which reads the input: use decode(codes, x)")
+            out = out + self._flat(x) @ self.W_skip
+        return (out / self.out_scale).reshape(*leading, self.d_out)
 
-    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        return self.decode(self.codes(x))
+    def skipped(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"] | None:
+        """What the skip connection adds to the output, raw; None without one."""
+        if self.W_skip is None:
+            return None
+        return (self._flat(x) @ self.W_skip / self.out_scale).reshape(*x.shape[:-1], self.d_out)
+
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
+        """The reconstruction of x, or a transcoder's prediction of its target; raw."""
+        return self.decode(self.codes(x), x)
 
     def _flat(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in:
@@ -151,35 +183,56 @@ class SAE(nn.Module):
         return x.reshape(-1, self.d_in).to(self.W_dec.dtype) * self.scale
 
     @torch.no_grad()
-    def initialise(self, x: Float[Tensor, "B D"], generator: torch.Generator) -> None:
-        """Scale so that E‖scale·x‖² = d_in; b_dec at the mean; encoder and decoder rows as the encoder starts them."""
+    def initialise(
+        self, x: Float[Tensor, "B D"], generator: torch.Generator, target: Float[Tensor, "B E"] | None = None
+    ) -> None:
+        """Scale so that E‖scale·x‖² = d_in; b_dec at the mean; encoder and decoder rows as the encoder has them.
+
+        With a transcoder's target y, E‖out_scale·y‖² = d_out and b_dec is at the mean of y; W_skip starts at zero.
+        """
         x = x.float()
-        self.scale = self.code_scale = math.sqrt(self.d_in / x.square().sum(1).mean().item())
-        self.b_dec.copy_(x.mean(0) * self.scale)
+        y = x if target is None else target.float()
+        self.scale = _unit_scale(x)
+        self._out_scale = None if target is None else _unit_scale(y)
+        self.code_scale = self.out_scale
+        self.b_dec.copy_(y.mean(0) * self.out_scale)
         self.W_dec.copy_(self.encoder.initialise(self.d_out, generator))
+        if self.W_skip is not None:
+            self.W_skip.zero_()
 
     @torch.no_grad()
     def fold(self, units: Literal["scaled", "raw"] = "scaled") -> SAE:
-        """The same function with scale 1, equal to rounding.
+        """The same function with both scales 1, equal to rounding.
 
-        `scaled` keeps every code as it is and gives decoder rows the norm 1/scale; `raw` divides codes by the scale
-        and keeps decoder rows at unit norm.
+        `scaled` keeps every code as it is and gives decoder rows the norm 1/out_scale; `raw` divides codes by
+        out_scale and keeps decoder rows at unit norm.
         """
-        folded, s = copy.deepcopy(self), self.scale
-        folded.scale = 1.0
-        folded.b_dec.div_(s)
+        folded, s, out = copy.deepcopy(self), self.scale, self.out_scale
+        folded.scale, folded._out_scale = 1.0, None
+        folded.b_dec.div_(out)
+        if folded.W_skip is not None:
+            folded.W_skip.mul_(s / out)
         if units == "scaled":
             folded.encoder.rescale(s, 1.0)
-            folded.W_dec.div_(s)
+            folded.W_dec.div_(out)
             return folded
         folded.code_scale = 1.0
-        folded.encoder.rescale(s, 1 / s)
+        folded.encoder.rescale(s, 1 / out)
         if isinstance(folded.rule, JumpReLU):
-            folded.rule.bandwidth /= s
+            folded.rule.bandwidth /= out
         for units_of_codes in (getattr(folded.rule, "threshold", None), getattr(folded.rule, "cut", None)):
             if units_of_codes is not None:
-                units_of_codes.div_(s)
+                units_of_codes.div_(out)
         return folded
 
+    def _repr_html_(self) -> str:
+        return sae_card(self)
+
     def extra_repr(self) -> str:
-        return f"d_in={self.d_in}, n_latents={self.n_latents}, scale={self.scale:.4g}, site={self.info.get('site')}"
+        where = f"d_in={self.d_in}, n_latents={self.n_latents}, scale={self.scale:.4g}, site={self.info.get('site')}"
+        return f"{where}, target={self.info['target']}" if "target" in self.info else where
+
+
+def _unit_scale(x: Float[Tensor, "B D"]) -> float:
+    """What makes the mean squared norm D."""
+    return math.sqrt(x.shape[1] / x.square().sum(1).mean().item())

@@ -16,6 +16,7 @@ class Cost(NamedTuple):
     encoder: int
     products: int
     decoder: int
+    skip: int = 0
 
     @property
     def total(self) -> int:
@@ -23,8 +24,11 @@ class Cost(NamedTuple):
 
 
 def cost(sae: SAE, k: int | None = None) -> Cost:
-    """Encoder rows · d_in, m·n·h products of pre-latents, k · d_out. `k`: active latents, by default the rule's."""
-    return encoder_cost(sae.encoder, sae.d_out, active(sae) if k is None else k)
+    """Encoder rows · d_in, m·n·h products of pre-latents, k · d_out, and d_in · d_out of a skip connection.
+
+    `k`: active latents, by default `active`.
+    """
+    return encoder_cost(sae.encoder, sae.d_out, active(sae) if k is None else k)._replace(skip=_skip(sae))
 
 
 def encoder_cost(encoder: Encoder, d_out: int, k: int) -> Cost:
@@ -39,14 +43,21 @@ def dense_cost(d_in: int, n_latents: int, d_out: int, k: int) -> Cost:
 
 
 def active(sae: SAE) -> int:
-    """Active latents a token: exact for TopK, mean for BatchTopK, all for rules that have no number."""
-    return sae.rule.k if isinstance(sae.rule, (TopK, BatchTopK)) else sae.n_latents
+    """Active latents a token: exact for TopK, mean for BatchTopK; for other rules the mean that training ended with.
+
+    All latents where that was not stored.
+    """
+    if isinstance(sae.rule, (TopK, BatchTopK)):
+        return sae.rule.k
+    found = sae.info.get("training", {}).get("l0")
+    return sae.n_latents if found is None else round(found)
 
 
 def multiplier(sae: SAE, k: int | None = None) -> float:
     """How many times the tokens of a dense TopK autoencoder of the same sizes cost the same: below 1 it is dearer."""
     k = active(sae) if k is None else k
-    return dense_cost(sae.d_in, sae.n_latents, sae.d_out, k).total / cost(sae, k).total
+    dense = dense_cost(sae.d_in, sae.n_latents, sae.d_out, k)._replace(skip=_skip(sae))
+    return dense.total / cost(sae, k).total
 
 
 def encoder_share(sae: SAE) -> float:
@@ -59,4 +70,10 @@ def parameters(sae: SAE) -> dict[str, int]:
     encoder = sum(weight.numel() for weight in sae.encoder.parameters())
     decoder = sae.W_dec.numel() + sae.b_dec.numel()
     rule = sum(weight.numel() for weight in sae.rule.parameters())
-    return {"encoder": encoder, "decoder": decoder, "rule": rule, "total": encoder + decoder + rule}
+    parts = {"encoder": encoder, "decoder": decoder, "rule": rule} | ({"skip": _skip(sae)} if _skip(sae) else {})
+    return parts | {"total": sum(parts.values())}
+
+
+def _skip(sae: SAE) -> int:
+    """The skip connection's weights, which are also its multiply-adds."""
+    return 0 if sae.W_skip is None else sae.W_skip.numel()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
-from monosem.disk import read_sealed, save_tensors, sealed, sha256, whole_folder, write_json
+from monosem.disk import read_json, read_sealed, save_tensors, sealed, sha256, whole_folder, write_json
 from monosem.sae.autoencoder import SAE
 from monosem.sae.encoder import ENCODERS
 from monosem.sae.rule import RULES
@@ -22,6 +23,8 @@ _KEYS = {
     "groups",
     "scale",
     "code_scale",
+    "out_scale",
+    "skip",
     "space",
     "subtract_b_dec",
     "info",
@@ -46,6 +49,8 @@ def describe(sae: SAE) -> dict[str, Any]:
         "groups": [group],
         "scale": sae.scale,
         "code_scale": sae.code_scale,
+        "out_scale": sae.out_scale,
+        "skip": sae.W_skip is not None,
         "space": sae.space,
         "subtract_b_dec": sae.subtract_b_dec,
         "info": sae.info,
@@ -71,6 +76,9 @@ def build(config: dict[str, Any]) -> SAE:
         d_out=config["d_out"],
         scale=config["scale"],
         code_scale=config["code_scale"],
+        # What was written before there were transcoders has neither key.
+        out_scale=config.get("out_scale"),
+        skip=config.get("skip", False),
         subtract_b_dec=config["subtract_b_dec"],
         info=config["info"],
     )
@@ -100,15 +108,32 @@ def find(where: str | Path) -> dict[str, Path]:
             "give a folder with config.json and weights.safetensors"
         )
     if (where / "config.json").is_file():
-        return {where.resolve().name: where}
-    found = {folder.parent.name: folder.parent for folder in sorted(where.glob("saes/*/config.json"))}
+        return {_name_of(where): where}
+    folders = sorted(
+        path.parent for pattern in ("saes/**", "*") for path in where.glob(f"{pattern}/weights.safetensors")
+    )
+    found = {_name_of(folder): folder for folder in folders if not folder.name.startswith(".")}
     if found:
-        return found
+        return {name: found[name] for name in sorted(found, key=_order(where, list(found)))}
     if (where / "run.json").is_file():
         raise InputError(f"the run in {where} is not finished: continue it with monosem train --resume {where}")
     raise InputError(
         f"{where} holds no autoencoder: give a run folder, or a folder with config.json and weights.safetensors"
     )
+
+
+def _name_of(folder: Path) -> str:
+    """Its place under the `saes` of a run, such as `topk` or `resid_post.12/topk-k16`; else the folder's own name."""
+    parts = folder.resolve().parts
+    inside = len(parts) - 1 - parts[::-1].index("saes") if "saes" in parts[-3:-1] else len(parts) - 2
+    return "/".join(parts[inside + 1 :])
+
+
+def _order(where: Path, names: list[str]) -> Callable[[str], int]:
+    """That in which the run trained them, where it says so."""
+    run = read_json(where / "run.json") if (where / "run.json").is_file() else {}
+    order = [*run.get("saes", []), *names]
+    return order.index
 
 
 def load(where: str | Path) -> SAE:

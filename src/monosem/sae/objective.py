@@ -50,10 +50,20 @@ class Objective(nn.Module):
         self.penalty, self.nesting = penalty, nesting or Whole()
         self.aux_coefficient, self.k_aux = aux_coefficient, k_aux
 
-    def forward(self, sae: SAE, x: Float[Tensor, "B D"], dead: Int[Tensor, " S"] | None = None) -> Loss:
+    def forward(
+        self,
+        sae: SAE,
+        x: Float[Tensor, "B D"],
+        dead: Int[Tensor, " S"] | None = None,
+        target: Float[Tensor, "B E"] | None = None,
+    ) -> Loss:
+        """`x` is multiplied by the scale of inputs, `target` (None: x) by that of outputs."""
         codes = sae.encoder.select(x, sae.rule, sae.centre)
-        fit = self.nesting.fit(codes, sae.W_dec, x - sae.b_dec)
-        penalty = self.penalty(codes, sae.rule, sae.d_in)
+        left = (x if target is None else target) - sae.b_dec
+        if sae.W_skip is not None:
+            left = left - x @ sae.W_skip
+        fit = self.nesting.fit(codes, sae.W_dec, left)
+        penalty = self.penalty(codes, sae.rule, sae.d_out)
         aux = x.new_zeros(())
         if dead is not None and len(dead) and self.aux_coefficient:
             aux = self.aux_coefficient * self._auxiliary(sae, x, fit.residual, dead)

@@ -15,7 +15,7 @@ from monosem.shapes.codes import Codes
 class Penalty(nn.Module):
     """What every penalty offers: its value for some tokens, and a step after each batch."""
 
-    def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
+    def forward(self, codes: Codes, rule: Rule, d_out: int) -> Float[Tensor, ""]:
         """A term of the loss; a mean over the tokens of `codes`."""
         raise NotImplementedError
 
@@ -26,26 +26,26 @@ class Penalty(nn.Module):
 class NoPenalty(Penalty):
     """Rules with a fixed number of active latents need none."""
 
-    def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
+    def forward(self, codes: Codes, rule: Rule, d_out: int) -> Float[Tensor, ""]:
         return codes.values.new_zeros(())
 
 
 class L1(Penalty):
-    """coefficient · mean_t Σ|f| / d_in: the weight is that of a loss summed over dimensions."""
+    """coefficient · mean_t Σ|f| / d_out: the weight is that of a loss summed over dimensions."""
 
     def __init__(self, coefficient: float) -> None:
         super().__init__()
         self.coefficient = coefficient
 
-    def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
-        return self.coefficient / (d_in * codes.rows) * codes.values.abs().sum()
+    def forward(self, codes: Codes, rule: Rule, d_out: int) -> Float[Tensor, ""]:
+        return self.coefficient / (d_out * codes.rows) * codes.values.abs().sum()
 
 
 class TargetL0(Penalty):
     """A penalty on L0 whose weight a proportional-integral controller sets so that L0 meets its target.
 
     The weight is (integral + gain·excess)·unit with excess = L0/target − 1 of the step before; the integral grows by
-    rate·excess a step and may become negative, which lowers thresholds. `unit` is θ²/d_in at the start: about what
+    rate·excess a step and may become negative, which lowers thresholds. `unit` is θ²/d_out at the start: about what
     one latent at its threshold removes from the loss.
     """
 
@@ -58,11 +58,11 @@ class TargetL0(Penalty):
         for name in ("integral", "excess", "unit"):
             self.register_buffer(name, torch.zeros(()))
 
-    def initialise(self, threshold: Float[Tensor, " F"], d_in: int) -> None:
+    def initialise(self, threshold: Float[Tensor, " F"], d_out: int) -> None:
         """Set the unit of the weight from the first thresholds."""
-        self.unit.copy_(threshold.detach().square().mean() / d_in)
+        self.unit.copy_(threshold.detach().square().mean() / d_out)
 
-    def forward(self, codes: Codes, rule: Rule, d_in: int) -> Float[Tensor, ""]:
+    def forward(self, codes: Codes, rule: Rule, d_out: int) -> Float[Tensor, ""]:
         learned = rule.learned()
         if learned is None:
             raise InputError("target_l0 needs a rule with thresholds, such as jumprelu")

@@ -6,6 +6,6 @@ H heads, N stored entries of a ragged `Codes`.
 
 from monosem.shapes.error import InputError
 from monosem.shapes.kron import KronShape
-from monosem.shapes.site import KINDS, STREAM, Site
+from monosem.shapes.site import ENDS, KINDS, STREAM, Site
 
-__all__ = ["KINDS", "STREAM", "InputError", "KronShape", "Site"]
+__all__ = ["ENDS", "KINDS", "STREAM", "InputError", "KronShape", "Site"]

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from monosem.shapes import card
+from monosem.shapes.frame import frame
+
+_SHOWN = 20
+"""Tokens that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -82,3 +89,31 @@ class Codes:
             return rows, latents, values[rows, latents]
         keep = (values != 0).flatten()
         return self.entry_rows()[keep], self.indices.flatten()[keep], values.flatten()[keep]
+
+    def frame(self) -> Any:
+        """A data frame of every active entry: token (of the flattened ones), latent, value. Needs pandas."""
+        rows, latents, values = (part.cpu() for part in self.entries())
+        return frame({"token": rows.tolist(), "latent": latents.tolist(), "value": values.float().tolist()})
+
+    def described(self, count: int, strongest: int = 6) -> list[tuple[str, str]]:
+        """For each of the first `count` tokens how many latents are active, and the strongest with their values."""
+        rows, latents, values = (part.cpu() for part in self.entries())
+        found = []
+        for row in range(min(count, self.rows)):
+            own = rows == row
+            order = values[own].argsort(descending=True, stable=True)[:strongest]
+            pairs = zip(latents[own][order].tolist(), values[own][order].tolist())
+            found.append((str(int(own.sum())), ", ".join(f"{latent}: {value:.3g}" for latent, value in pairs)))
+        return found
+
+    def _repr_html_(self) -> str:
+        layout = "dense" if self.indices is None else "fixed" if self.offsets is None else "ragged"
+        tokens = " × ".join(map(str, self.batch_shape)) or "1"
+        lines = [[str(row), *described] for row, described in enumerate(self.described(_SHOWN))]
+        mean = float(self.l0().float().mean()) if self.rows else 0.0
+        more = f"the first {_SHOWN} of {self.rows:,} tokens" if self.rows > _SHOWN else ""
+        return card.card(
+            f"codes of {tokens} tokens over {self.n_latents:,} latents",
+            {"active": f"{mean:.4g} latents a token in the mean", "layout": layout},
+            card.table(["token", "L0", "strongest (latent: value)"], lines, more),
+        )

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from monosem.shapes import InputError
 from monosem.text.corpus import Corpus
+from monosem.text.document import Document, content
 
 
 class Split(NamedTuple):
     """Documents to train on and documents never trained on."""
 
-    train: list[str]
-    held_out: list[str]
+    train: list[Document]
+    held_out: list[Document]
 
 
 def split(corpus: Corpus, held_out: float = 0.1, seed: int = 0) -> Split:
@@ -35,5 +36,5 @@ def split(corpus: Corpus, held_out: float = 0.1, seed: int = 0) -> Split:
     return Split(train=ordered[cut:], held_out=ordered[:cut])
 
 
-def _place(seed: int, document: str) -> bytes:
-    return hashlib.sha256(f"{seed}\n{document}".encode()).digest()
+def _place(seed: int, document: Document) -> bytes:
+    return hashlib.sha256(f"{seed}\n".encode() + content(document)).digest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,28 +16,37 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from monosem.disk import cache_folder, digest, whole_file
-from monosem.lm.tokenizer import tokenizer_hash
+from monosem.lm.tokenizer import special_ids, tokenizer_hash
 from monosem.progress import progress
 from monosem.shapes import InputError
 from monosem.text.corpus import Corpus
+from monosem.text.document import Document, Form
+from monosem.text.encoding import BATCH, Encoded, Encoding, separator_id
 from monosem.text.split import split
 
 _log = logging.getLogger("monosem")
-_BATCH = 256
 _PACKING = 1  # raise it when the same arguments give other windows
 
 
 class Windows(NamedTuple):
     """N windows of T tokens.
 
-    `documents` is the index of each token's document in its part of the split, `special` marks BOS, separator
-    and every other special token, `identity` is what decided them, as JSON.
+    `documents` is the index of each token's document in its part of the split. `special` marks what does not count
+    as text: BOS, separator and every other special token and, where `identity["assistant_only"]`, all of a
+    conversation that the assistant did not say. `identity` is what decided all this, as JSON. In a mixture `parts`
+    says which of `identity["parts"]` each window is from.
     """
 
     tokens: Int32[Tensor, "N T"]
     documents: Int32[Tensor, "N T"]
     special: Bool[Tensor, "N T"]
     identity: dict[str, Any]
+    parts: Int32[Tensor, " N"] | None = None
+
+    def first(self, count: int) -> Windows:
+        """The first `count` windows."""
+        parts = None if self.parts is None else self.parts[:count]
+        return Windows(self.tokens[:count], self.documents[:count], self.special[:count], self.identity, parts)
 
 
 def windows(
@@ -51,14 +59,20 @@ def windows(
     seed: int = 0,
     bos: bool = False,
     separator: bool = True,
+    assistant_only: bool = False,
+    vocab_size: int | None = None,
+    token_hash: str | None = None,
 ) -> Windows:
-    """Tokenise one part of the split and cut it into windows, kept in the cache.
+    """Turn one part of the split into tokens and cut it into windows, kept in the cache.
 
-    Documents follow each other in the order of the split, each closed by `separator_id` if asked for.
-    With `bos` every window is BOS and then `length - 1` tokens of text. A window may hold several documents;
-    the tail that does not fill one is dropped. Raises `InputError` when the text does not fill one window.
+    Documents follow each other in the order of the split, each closed by `separator_id` if asked for; token ids that
+    came as ids are taken as they are. With `bos` every window is BOS and then `length - 1` tokens of text. A window
+    may hold several documents; the tail that does not fill one is dropped. `assistant_only`: tokens of a conversation
+    outside the assistant's turns are marked as special. `token_hash`: what `tokenizer_hash` gives of the tokenizer
+    that made a corpus of ids, if known. Raises `InputError` when the text does not fill one window.
     """
     _check(tokenizer, length, bos, separator)
+    encoding = Encoding(tokenizer, separator_id(tokenizer) if separator else None, assistant_only, vocab_size)
     identity = {
         "corpus": corpus.name,
         "revision": corpus.revision,
@@ -69,23 +83,30 @@ def windows(
         "bos": bos,
         "separator": separator,
         "tokenizer": tokenizer_hash(tokenizer),
+        **encoding.identity(corpus),
+        **_origin(corpus, tokenizer, token_hash),
     }
     path = cache_folder() / "windows" / f"{digest([_PACKING, identity])}.safetensors"
     tensors = _load(path)
     if tensors is None:
         documents = getattr(split(corpus, held_out, seed), part)
-        tensors = _pack(documents, tokenizer, f"{corpus.name} ({part})", length, bos, separator)
+        encoded = _encoded(documents, corpus.form, encoding, f"{corpus.name} ({part})")
+        tensors = _pack(encoded, tokenizer, f"{corpus.name} ({part})", length, bos)
         _save(path, tensors, identity)
     return Windows(tensors["tokens"], tensors["documents"], tensors["special"], identity)
 
 
-def separator_id(tokenizer: Any) -> int | None:
-    """The token between documents: `<|endoftext|>` if it is a special token of the vocabulary, else EOS.
-
-    Instruction-tuned models declare the end of a turn as EOS but saw `<|endoftext|>` between documents.
-    """
-    added = {entry.content: token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special}
-    return added.get("<|endoftext|>", tokenizer.eos_token_id)
+def _origin(corpus: Corpus, tokenizer: Any, token_hash: str | None) -> dict[str, Any]:
+    """Which dataset the documents were taken from, and who made ids that came as ids."""
+    origin = {} if corpus.origin is None else {"dataset": corpus.origin}
+    if corpus.form != "tokens":
+        return origin
+    own = tokenizer_hash(tokenizer)
+    if token_hash is not None and not (len(token_hash) >= 8 and own.startswith(token_hash)):
+        raise InputError(
+            f"the tokens were made by the tokenizer {token_hash}, the model's is {own}: use the model they belong to"
+        )
+    return {**origin, "tokens_by": "unknown" if token_hash is None else own}
 
 
 def _check(tokenizer: Any, length: int, bos: bool, separator: bool) -> None:
@@ -97,39 +118,36 @@ def _check(tokenizer: Any, length: int, bos: bool, separator: bool) -> None:
         raise InputError("the tokenizer has no EOS token to separate documents with: switch separator off")
 
 
-def _pack(
-    documents: list[str], tokenizer: Any, label: str, length: int, bos: bool, separator: bool
-) -> dict[str, Tensor]:
+def _encoded(documents: list[Document], form: Form, encoding: Encoding, label: str) -> list[Encoded]:
+    rows = []
+    with progress(f"tokenising {label}", total=len(documents), unit="documents") as bar:
+        for row in encoding.encode(documents, form):
+            rows.append(row)
+            if len(rows) % BATCH == 0 or len(rows) == len(documents):
+                bar.advance(len(rows) - bar.done)
+    return rows
+
+
+def _pack(rows: list[Encoded], tokenizer: Any, label: str, length: int, bos: bool) -> dict[str, Tensor]:
     body = length - bos
-    tail = [separator_id(tokenizer)] if separator else []
-    ids = [np.array([*row, *tail], dtype=np.int32) for row in _tokenised(documents, tokenizer, label)]
-    owners = [np.full(len(row), index, dtype=np.int32) for index, row in enumerate(ids)]
-    total = sum(map(len, ids)) // body
+    found = sum(len(row.ids) for row in rows)
+    total = found // body
     if total == 0:
         raise InputError(
-            f"{label} has {sum(map(len, ids))} tokens, less than one window of {length}: give more text or a "
-            "smaller length"
+            f"{label} has {found} tokens, less than one window of {length}: give more text or a smaller length"
         )
-    tokens = torch.from_numpy(np.concatenate(ids)[: total * body].reshape(total, body))
-    owner = torch.from_numpy(np.concatenate(owners)[: total * body].reshape(total, body))
+
+    def cut(values: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(values)[: total * body].reshape(total, body))
+
+    tokens, context = cut([row.ids for row in rows]), cut([row.context for row in rows])
+    owner = cut([np.full(len(row.ids), index, np.int32) for index, row in enumerate(rows)])
     if bos:
         tokens = torch.cat([torch.full((total, 1), tokenizer.bos_token_id, dtype=torch.int32), tokens], dim=1)
+        context = torch.cat([torch.zeros(total, 1, dtype=torch.bool), context], dim=1)
         owner = torch.cat([owner[:, :1], owner], dim=1)
-    special = torch.isin(tokens, torch.tensor(_special_ids(tokenizer), dtype=torch.int32))
+    special = torch.isin(tokens, torch.tensor(special_ids(tokenizer), dtype=torch.int32)) | context
     return {"tokens": tokens, "documents": owner, "special": special}
-
-
-def _tokenised(documents: list[str], tokenizer: Any, label: str) -> Iterator[list[int]]:
-    with progress(f"tokenising {label}", total=len(documents), unit="documents") as bar:
-        for start in range(0, len(documents), _BATCH):
-            batch = documents[start : start + _BATCH]
-            yield from tokenizer(batch, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-            bar.advance(len(batch))
-
-
-def _special_ids(tokenizer: Any) -> list[int]:
-    added = [token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special]
-    return sorted({*tokenizer.all_special_ids, *added})
 
 
 def _content(tensors: dict[str, Tensor]) -> str:

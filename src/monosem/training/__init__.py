@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from monosem.lazy import lazy
 from monosem.training.config import TrainConfig
+from monosem.training.grid import Grid
 
 if TYPE_CHECKING:
     from monosem.training.comparison import together
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from monosem.training.loop import Loop
     from monosem.training.run import open_run, train
 
-__all__ = ["Interrupted", "Job", "Loop", "TrainConfig", "open_run", "together", "train"]
+__all__ = ["Grid", "Interrupted", "Job", "Loop", "TrainConfig", "open_run", "together", "train"]
 
 # The settings are needed for `--help`, where torch is not.
 __getattr__ = lazy(

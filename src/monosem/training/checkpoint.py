@@ -37,8 +37,9 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
         checksums = {}
         for name, tensors in parts.items():
             path = temporary / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_tensors(tensors, path)
-            checksums[path.name] = sha256(path)
+            checksums[str(path.relative_to(temporary))] = sha256(path)
         counters = {"step": checkpoint.step, "tokens": checkpoint.tokens, "seconds": checkpoint.seconds}
         contents = {"stream": checkpoint.stream, "saes": checkpoint.saes, "sha256": checksums}
         write_json(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -10,11 +11,13 @@ from monosem.activations import Source, Stream
 from monosem.progress import progress
 from monosem.sae import SAE
 from monosem.shapes import InputError, Site
+from monosem.shapes.route import Route
 from monosem.training.config import TrainConfig
 from monosem.training.job import Job
 from monosem.training.loop import step_all
-from monosem.training.recipe import budgeted, check, make
+from monosem.training.recipe import check
 from monosem.training.run import axes
+from monosem.training.start import first_batch, new_job
 
 
 def together(
@@ -27,20 +30,19 @@ def together(
 ) -> dict[str, SAE]:
     """Train every arm on the same batches; each is what it would be alone. Nothing is written.
 
-    Every configuration names one autoencoder; all share seed, batch and block. Raises `InputError` otherwise, and for
-    losses that are not finite.
+    Every configuration names one autoencoder, which reads `site`; all share batch, block and the order of tokens.
+    Raises `InputError` otherwise, and for losses that are not finite.
     """
     first = _check(arms)
-    stream = Stream(source, batch=first.batch, block=first.block, seed=first.seed)
-    x = next(stream).acts[site].float()
-    stream.resume({"seed": first.seed, "block": 0, "cursor": 0})
-    jobs = [_job(name, config, x, torch.device(device)) for name, config in arms.items()]
+    stream = Stream(source, batch=first.batch, block=first.block, seed=first.order)
+    acts = first_batch(stream)
+    here = {name: replace(config, site=str(site)) for name, config in arms.items()}
+    jobs = [new_job(name, config, acts, torch.device(device)) for name, config in here.items()]
     steps = max(job.config.steps for job in jobs)
     with progress(label, steps * first.batch, "tok") as bar:
         for step in range(steps):
-            x = next(stream).acts[site].to(jobs[0].last_fired.device).float()
-            active = step_all(jobs, x, step, (step + 1) * first.batch)
-            bar.advance(len(x))
+            active = step_all({Route(site): jobs}, next(stream).acts, step, (step + 1) * first.batch)
+            bar.advance(first.batch)
             for job in active:
                 if (step + 1) % job.config.log_every == 0 or step + 1 == job.config.steps:
                     _settle(job, (step + 1) * first.batch)
@@ -57,17 +59,18 @@ def _check(arms: Mapping[str, TrainConfig]) -> TrainConfig:
         if config.calibrate:
             raise InputError(f"arm {name} asks for calibration, which a run does at its end: leave calibrate off")
         check(config.sae[0], config)
-        for key in ("seed", "batch", "block"):
+        if config.transcodes:
+            raise InputError(f"arm {name} predicts {config.target}: leave target out, or train it in a run")
+        if config.order != first.order:
+            raise InputError(
+                f"arm {name} has its tokens in order {config.order}, others {first.order}: share order_seed"
+            )
+        for key in ("batch", "block"):
             if getattr(config, key) != getattr(first, key):
                 raise InputError(
                     f"arm {name} has {key} = {getattr(config, key)}, others {getattr(first, key)}: share it"
                 )
     return first
-
-
-def _job(name: str, config: TrainConfig, first: torch.Tensor, device: torch.device) -> Job:
-    (kind,) = config.sae
-    return Job(name, *make(kind, config, first), budgeted(kind, config, first.shape[1]), device)
 
 
 def _settle(job: Job, tokens: int) -> None:

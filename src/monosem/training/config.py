@@ -17,7 +17,7 @@ def setting(default: Any, help: str) -> Any:
 
 
 INFINITY, TINY = float("inf"), 1e-12
-COUNTS = ("n_latents", "k", "k_aux", "tokens", "distinct_tokens", "dead_after", "batch", "accumulate", "block")
+COUNTS = ("n_latents", "k", "k_aux", "tokens", "distinct_tokens", "dead_after", "batch", "accumulate", "block", "take")
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys((*COUNTS, "heads", "base", "extension"), (1, INFINITY)),
     **dict.fromkeys(("log_every", "checkpoint_every", "keep"), (1, INFINITY)),
@@ -31,9 +31,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "clip": (TINY, INFINITY),
     "bandwidth": (TINY, INFINITY),
     "gate_clamp": (TINY, INFINITY),
-    "seed": (0, 2**63 - 1),
+    **dict.fromkeys(("seed", "order_seed", "reinit"), (0, 2**63 - 1)),
 }
 """Least and greatest value of every number."""
+NAMES = {"sae": "names such as topk,jumprelu", "site": "sites such as resid_post.12,mlp_out.*"}
+"""Settings that name several things, with commas between them or as a list."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,49 @@ class TrainConfig:
         "auto", "precision of the model; auto measures which is fast here"
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1")
-    text: str = setting("news", "an embedded corpus by name, or a .txt, .jsonl or .parquet file")
-    column: str = setting("text", "the key or column that holds the text of .jsonl and .parquet files")
+    device_map: str | None = setting(
+        None, "spread the model over several devices: auto, or a JSON object of module paths and devices"
+    )
+    reinit: int | None = setting(
+        None, "control: give the model random weights, as it would start its own training, by this seed"
+    )
+    text: str = setting(
+        "news",
+        "an embedded corpus, a file, a folder, or a dataset of the hub as OWNER/NAME; "
+        "NAME:WEIGHT,NAME:WEIGHT mixes several",
+    )
+    column: str = setting("text", "the key or column that holds the text of .jsonl and .parquet files and datasets")
+    text_config: str | None = setting(None, "a dataset's configuration, such as sample-10BT")
+    split: str = setting("train", "a dataset's split")
+    revision: str | None = setting(None, "a dataset's commit, branch or tag (default: main as it is when first read)")
+    take: int | None = setting(None, "tokens to take of a dataset, held-out ones too (default: enough for the run)")
+    chat: str | None = setting(
+        None, "the key or column that holds conversations, lists of {role, content}, for the tokenizer's chat template"
+    )
+    assistant_only: bool = setting(False, "of conversations, train and evaluate on what the assistant says alone")
+    tokenised: str | None = setting(None, "the key, column or tensor that holds token ids")
+    token_hash: str | None = setting(None, "hash of the tokenizer that made the token ids (default: not checked)")
+    repeat: bool = setting(False, "parts of a mixture that run out begin anew")
     window: int = setting(256, "tokens a window; the model sees one window at a time")
     bos: bool = setting(False, "start every window with the tokenizer's BOS token")
     separator: bool = setting(True, "put the tokenizer's EOS token between documents")
     held_out: float = setting(0.1, "share of documents kept for evaluation")
-    site: str = setting("resid_post.12", "where activations are read, such as resid_post.12")
+    site: str = setting(
+        "resid_post.12",
+        "where activations are read, such as resid_post.12; several with commas, or a pattern: resid_post.*, "
+        "mlp_out.{6,12}. Every autoencoder is trained at every site, in one pass",
+    )
+    target: str | None = setting(
+        None,
+        "transcoder: the site that is predicted, one computed after --site: mlp_out.12, or mlp_out for the same layer "
+        "(default: the site itself)",
+    )
+    skip: bool = setting(False, "transcoder: a linear connection from the site to the target beside the latents")
     activations: Literal["store", "live"] = setting(
         "store", "record activations to disk first, or run the model while training"
+    )
+    store: str | None = setting(
+        None, "folder of a recording to read, and to extend where it is too short (default: in the cache, by content)"
     )
     distinct_tokens: int | None = setting(None, "how many tokens of text to use at most (default: as many as --tokens)")
     sae: tuple[str, ...] = setting(
@@ -61,6 +97,11 @@ class TrainConfig:
         "autoencoders to train on the same batches, each a rule (topk, batch_topk, jumprelu, relu), an objective "
         "(hierarchical, matryoshka) and an encoder (kron) joined by +, what is missing being the usual: topk, "
         "hierarchical, kron+hierarchical, batch_topk+matryoshka",
+    )
+    controls: bool = setting(
+        False,
+        "also train the controls of every autoencoder asked for: untrained, frozen_decoder, soft_frozen_decoder, "
+        "frozen_encoder (each of these joins a name by + as well) and, once, pca",
     )
     n_latents: int = setting(8192, "dictionary size")
     k: int = setting(32, "active latents a token: exact for topk, mean for batch_topk, target for jumprelu")
@@ -76,7 +117,7 @@ class TrainConfig:
         "soft", "kron: dead latents in the auxiliary loss by softplus (reaches both parents) or by the gate itself"
     )
     subtract_b_dec: bool | None = setting(
-        None, "whether the encoder sees the input without the decoder's bias (default: dense yes, kron no)"
+        None, "whether the encoder sees the input without the decoder's bias (default: yes; transcoders no)"
     )
     unit_decoder: bool = setting(True, "keep decoder rows at unit norm; ranking by activation relies on it")
     l1: float = setting(5.0, "L1 coefficient of relu, as in a loss summed over dimensions")
@@ -100,7 +141,10 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = setting("float32", "encoder product: float32, or bfloat16 autocast")
     calibrate: bool = setting(False, "afterwards set thresholds so that mean L0 is k on training tokens")
     block: int = setting(256, "windows in a shuffle block")
-    seed: int = setting(0, "decides initial weights and the order of tokens")
+    seed: int = setting(0, "decides initial weights and, without --order-seed, the order of tokens")
+    order_seed: int | None = setting(
+        None, "decides the order of tokens (default: the seed; the smallest of several, which share one order)"
+    )
     log_every: int = setting(20, "steps between lines of metrics.jsonl")
     checkpoint_every: int = setting(500, "steps between checkpoints")
     keep: int = setting(2, "checkpoints kept")
@@ -129,10 +173,31 @@ class TrainConfig:
             raise InputError("batch_topk selects over the whole batch, so it cannot be accumulated: use accumulate = 1")
         if not self.sae or len(set(self.sae)) < len(self.sae):
             raise InputError(f"sae = {', '.join(self.sae) or 'nothing'}: name each autoencoder once")
+        if self.store is not None and self.activations == "live":
+            raise InputError(
+                f"store = {self.store} is a recording, and activations = live reads none: give one of them"
+            )
+        if self.skip and not self.transcodes:
+            raise InputError("skip connects a site with another: give the other by target, such as mlp_out")
+        if self.subtract_b_dec and self.transcodes:
+            raise InputError(
+                f"subtract_b_dec takes the target's bias from the input, and a transcoder's target {self.target} is "
+                "another site: leave it out"
+            )
         if self.warmup + self.decay > 1:
             raise InputError(
                 f"warmup {self.warmup} and decay {self.decay} are shares of the run: their sum must lie in 0..1"
             )
+
+    @property
+    def order(self) -> int:
+        """The seed of the order of tokens."""
+        return self.seed if self.order_seed is None else self.order_seed
+
+    @property
+    def transcodes(self) -> bool:
+        """Whether another site than the one read is predicted."""
+        return self.target is not None and self.target != self.site
 
     @property
     def steps(self) -> int:
@@ -155,13 +220,17 @@ class TrainConfig:
     @classmethod
     def from_toml(cls, path: Path) -> dict[str, Any]:
         """The keys of a TOML file with checked types, to be overridden by flags before they have to fit together."""
-        try:
-            values = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not TOML: {error}") from None
-        return typed(values)
+        return typed(read_toml(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file says, unchecked. Raises `InputError` for a file that is not there or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
 
 
 def typed(values: dict[str, Any]) -> dict[str, Any]:
@@ -174,11 +243,14 @@ def typed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
-    if key == "sae":
-        names = value.split(",") if isinstance(value, str) else value
+    if key == "text" and isinstance(value, dict):  # a TOML table of weights
+        return ",".join(f"{name}:{weight}" for name, weight in value.items())
+    if key in NAMES:
+        names = value.split(",") if isinstance(value, str) and key == "sae" else value
         if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
-            return tuple(name.strip() for name in names)
-        raise InputError(f"sae = {value!r}: expected names such as topk,jumprelu")
+            return tuple(name.strip() for name in names) if key == "sae" else ",".join(names)
+        if not isinstance(names, str):
+            raise InputError(f"{key} = {value!r}: expected {NAMES[key]}")
     choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
     if choices:
         if value in choices:

@@ -16,19 +16,30 @@ from monosem.sae.kron import KronEncoder
 from monosem.sae.objective import Loss, Objective
 from monosem.shapes.codes import Codes
 from monosem.training.config import TrainConfig
+from monosem.training.control import Control, Trained
 
 SUMS = ("loss", "mse", "penalty", "aux", "sse", "sst", "l0", "grad_norm", "clamped", "gated", "steps")
 """What is summed on the device between two lines of the log."""
-COUNTERS = ("last_fired", "dead", "sums", "prefixes", "clamped")
+COUNTERS = ("last_fired", "dead", "sums", "prefixes", "clamped", "logged_l0")
 """What a job remembers besides weights and moments."""
 
 
 class Job:
     """Steps depend on the batches alone, so a job gives the same weights alone or beside others."""
 
-    def __init__(self, name: str, sae: SAE, objective: Objective, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        name: str,
+        sae: SAE,
+        objective: Objective,
+        config: TrainConfig,
+        device: torch.device,
+        control: Control | None = None,
+    ) -> None:
         self.name, self.config = name, config
         self.sae, self.objective = sae.to(device).train(), objective.to(device)
+        self.control = (control or Trained()).to(device)
+        self.control.hold(self.sae)
         self.optimiser = _optimiser(self.sae, config.lr)
         # One place more than latents: entries that are not active are written there.
         self.last_fired = torch.zeros(sae.n_latents + 1, dtype=torch.int64, device=device)
@@ -38,25 +49,47 @@ class Job:
         self.prefixes = torch.zeros(len(budgets), dtype=torch.float64, device=device)
         self.seconds = 0.0
         self.clamped = torch.full((), -1.0, dtype=torch.float64, device=device)
+        self.logged_l0 = torch.full((), -1.0, dtype=torch.float64, device=device)
 
-    def step(self, x: Float[Tensor, "B D"], lr: float, tokens: int, sst: Float[Tensor, ""]) -> None:
-        """One optimiser step on raw activations. `tokens`: seen after this step; `sst`: the batch's centred energy."""
+    def step(
+        self,
+        x: Float[Tensor, "B D"],
+        lr: float,
+        tokens: int,
+        sst: Float[Tensor, ""],
+        target: Float[Tensor, "B E"] | None = None,
+    ) -> None:
+        """One optimiser step on raw activations, to explain `target` (None: x itself).
+
+        `tokens`: seen after this step; `sst`: the centred energy of what is explained.
+        """
         start = time.perf_counter()
-        parts = (x * self.sae.scale).chunk(self.config.accumulate)
+        scaled = x * self.sae.scale
+        wanted = scaled if target is None else target * self.sae.out_scale
+        self.control.see(self.sae, scaled, tokens >= self.config.steps * self.config.batch)
         l0 = torch.zeros((), device=x.device)
-        for part in parts:
-            with self._autocast():
-                loss = self.objective(self.sae, part, self.dead)
-            (loss.total / len(parts)).backward()
+        pieces = self.config.accumulate
+        for part, explained in zip(scaled.chunk(pieces), wanted.chunk(pieces), strict=True):
+            loss = self._loss(part, explained, pieces)
             self._count_fired(loss.codes, tokens)
             l0 += (loss.codes.values != 0).sum() / len(x)
-            self._add_up(loss, part, sst / len(parts))
+            self._add_up(loss, explained, sst / pieces)
         self.objective.penalty.advance(l0)
         self.sums[SUMS.index("l0")] += l0
+        self.sums[SUMS.index("steps")] += 1
         if isinstance(self.sae.encoder, KronEncoder):
             self.sums[SUMS.index("clamped") : SUMS.index("gated") + 1] += self.sae.encoder.take_clamped()
-        self._update(lr)
+        if self.control.learns:
+            self._update(lr)
         self.seconds += time.perf_counter() - start
+
+    def _loss(self, x: Float[Tensor, "B D"], target: Float[Tensor, "B E"], pieces: int) -> Loss:
+        """The loss of one piece of a batch; its gradients are added where anything learns."""
+        with self._autocast():
+            loss = self.objective(self.sae, x, self.dead if self.control.learns else None, target)
+        if self.control.learns:
+            (loss.total / pieces).backward()
+        return loss
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "float32":
@@ -67,15 +100,15 @@ class Job:
     def _update(self, lr: float) -> None:
         if self.config.unit_decoder and self.sae.W_dec.grad is not None:
             kernels.project_rows(self.sae.W_dec.grad, self.sae.W_dec)
-        norm = nn.utils.clip_grad_norm_(self.sae.parameters(), self.config.clip)
+        norm = nn.utils.clip_grad_norm_(_learning(self.sae), self.config.clip)
         self.sums[SUMS.index("grad_norm")] += norm
-        self.sums[SUMS.index("steps")] += 1
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["speed"]
         self.optimiser.step()
         self.optimiser.zero_grad()
-        if self.config.unit_decoder:
+        if self.config.unit_decoder and self.sae.W_dec.requires_grad:
             kernels.normalise_rows(self.sae.W_dec)
+        self.control.bound(self.sae)
 
     @torch.no_grad()
     def _count_fired(self, codes: Codes, tokens: int) -> None:
@@ -85,9 +118,9 @@ class Job:
             self.last_fired[torch.where(codes.values > 0, codes.indices, self.sae.n_latents).flatten()] = tokens
 
     @torch.no_grad()
-    def _add_up(self, loss: Loss, part: Tensor, sst: Tensor) -> None:
+    def _add_up(self, loss: Loss, explained: Tensor, sst: Tensor) -> None:
         share = 1 / self.config.accumulate
-        sse = loss.mse * part.numel() / self.sae.scale**2
+        sse = loss.mse * explained.numel() / self.sae.out_scale**2
         terms = [
             loss.total.detach() * share,
             loss.mse * share,
@@ -96,7 +129,7 @@ class Job:
         ]
         self.sums[: len(terms) + 2] += torch.stack([*terms, sse, sst])
         if len(self.prefixes) and loss.errors is not None:
-            self.prefixes += loss.errors * part.numel() / self.sae.scale**2
+            self.prefixes += loss.errors * explained.numel() / self.sae.out_scale**2
 
     def refresh_dead(self, tokens: int) -> None:
         """Latents that have not fired for the configured number of tokens; waits for the device."""
@@ -109,6 +142,7 @@ class Job:
         self.sums.zero_()
         steps = max(values["steps"], 1)
         means = {key: values[key] / steps for key in ("loss", "mse", "penalty", "aux", "l0", "grad_norm")}
+        self.logged_l0.fill_(means["l0"])
         evr = 1 - values["sse"] / values["sst"] if values["sst"] else float("nan")
         summary = {**means, "explained_variance": evr, "dead_share": len(self.dead) / self.sae.n_latents}
         if values["gated"]:
@@ -123,6 +157,11 @@ class Job:
         """Share of the gate's slopes that were clamped, as last summed up; None without a gate."""
         return None if self.clamped < 0 else float(self.clamped)
 
+    @property
+    def l0(self) -> float | None:
+        """Mean active latents a token of the batches last summed up; None before."""
+        return None if self.logged_l0 < 0 else float(self.logged_l0)
+
     def _by_budget(self, sst: float) -> dict[str, float]:
         """Explained variance of the training batches at the smallest, the largest and powers of two of the budgets."""
         budgets = self.objective.nesting.describe()["J"]
@@ -135,6 +174,7 @@ class Job:
         """Everything that decides the next steps, as named tensors."""
         state = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         state |= {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
+        state |= {f"control.{name}": tensor for name, tensor in self.control.state_dict().items()}
         for number, moments in self.optimiser.state_dict()["state"].items():
             state |= {f"optimiser.{number}.{name}": tensor for name, tensor in moments.items()}
         return state | {name: getattr(self, name) for name in COUNTERS}
@@ -143,6 +183,7 @@ class Job:
         """Continue from `state`, bitwise."""
         self.sae.load_state_dict(_under("sae.", state))
         self.objective.load_state_dict(_under("objective.", state))
+        self.control.load_state_dict(_under("control.", state))
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimiser.", state).items():
             number, key = name.split(".", 1)
@@ -155,13 +196,18 @@ class Job:
 
 
 def _optimiser(sae: SAE, lr: float) -> torch.optim.Adam:
-    """Adam, fused where torch has it; thresholds learn at a speed of their own."""
+    """Adam over what learns, fused where torch has it; thresholds learn at a speed of their own."""
     learned = sae.rule.learned()
-    threshold = [learned[0]] if learned else []
-    others = [weight for weight in sae.parameters() if all(weight is not one for one in threshold)]
+    threshold = [learned[0]] if learned and learned[0].requires_grad else []
+    others = [weight for weight in _learning(sae) if all(weight is not one for one in threshold)]
     groups = [{"params": others, "speed": 1.0}, {"params": threshold, "speed": sae.rule.speed}]
-    fused = others[0].device.type in ("cpu", "cuda")
-    return torch.optim.Adam([group for group in groups if group["params"]], lr=lr, fused=fused)
+    fused = sae.b_dec.device.type in ("cpu", "cuda")
+    return torch.optim.Adam([groups[0], *(group for group in groups[1:] if group["params"])], lr=lr, fused=fused)
+
+
+def _learning(sae: SAE) -> list[nn.Parameter]:
+    """The parameters that are not held by a control."""
+    return [weight for weight in sae.parameters() if weight.requires_grad]
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

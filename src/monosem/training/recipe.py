@@ -1,7 +1,7 @@
 """The autoencoders that can be asked for by name: points on the axes, with their start from a first batch.
 
-A name joins words by `+`, one at most of each axis: `kron+hierarchical`, `batch_topk+matryoshka`. An axis without a
-word has its default: a dense encoder, the rule topk, the objective reconstruction.
+A name joins words by `+`, one at most of each axis: `kron+hierarchical`, `batch_topk+matryoshka+frozen_decoder`. An
+axis without a word has its default: a dense encoder, the rule topk, the objective reconstruction, all trained.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from monosem.sae.penalty import L1, NoPenalty, Penalty, TargetL0
 from monosem.shapes import InputError, KronShape
 from monosem.training.budget import parse_budgets, parse_weights, parse_widths
 from monosem.training.config import TrainConfig
+from monosem.training.control import BESIDE, CONTROLS, Control, check_rank
 
 
 class RuleRecipe(NamedTuple):
@@ -58,6 +59,10 @@ REFUSED: dict[tuple[str, str], str] = {
     ("batch_topk", "hierarchical"): "budgets need a fixed number of ranked latents a token: use topk",
     ("jumprelu", "hierarchical"): "budgets need a fixed number of ranked latents a token: use topk",
     ("relu", "hierarchical"): "budgets need a fixed number of ranked latents a token: use topk",
+    **{
+        (word, "pca"): "principal components have an encoder and a number of latents of their own: write pca alone"
+        for word in ("kron", "batch_topk", "jumprelu", "relu", "hierarchical", "matryoshka")
+    },
 }
 """Pairs of words that do not go together, and why. Every other combination works (docs/design.md)."""
 
@@ -68,27 +73,46 @@ class Recipe(NamedTuple):
     encoder: str
     rule: str
     objective: str
+    control: str = "trained"
 
 
 def recipe(name: str) -> Recipe:
     """What a name means. Raises `InputError` for unknown words, two of one axis, and refused pairs."""
-    axes = (ENCODER_WORDS, RULE_WORDS, OBJECTIVE_WORDS)
-    chosen: list[str | None] = [None, None, None]
+    axes = (ENCODER_WORDS, RULE_WORDS, OBJECTIVE_WORDS, CONTROLS)
+    chosen: list[str | None] = [None] * len(axes)
     for word in name.split("+"):
         axis = next((number for number, words in enumerate(axes) if word in words), None)
         if axis is None:
             raise InputError(
                 f"unknown autoencoder {name!r}: join words by +, one of {', '.join(ENCODER_WORDS)}, one of "
-                f"{', '.join(RULE_WORDS)}, one of {', '.join(OBJECTIVE_WORDS)}"
+                f"{', '.join(RULE_WORDS)}, one of {', '.join(OBJECTIVE_WORDS)}, one of {', '.join(CONTROLS)}"
             )
         if chosen[axis] is not None:
             raise InputError(f"{name!r} names two of one kind, {chosen[axis]} and {word}: keep one")
         chosen[axis] = word
-    found = Recipe(chosen[0] or "dense", chosen[1] or "topk", chosen[2] or "reconstruction")
+    found = Recipe(chosen[0] or "dense", chosen[1] or "topk", chosen[2] or "reconstruction", chosen[3] or "trained")
     for pair, reason in REFUSED.items():
         if set(pair) <= set(found):
             raise InputError(f"{name!r}: {reason}")
     return found
+
+
+def with_controls(config: TrainConfig) -> TrainConfig:
+    """The settings with every autoencoder to train; with `controls`, those of each that names none, and one pca.
+
+    A transcoder has no principal components. Raises `InputError` for unknown words.
+    """
+    if not config.controls:
+        return config
+    plain = [name for name in config.sae if recipe(name).control == "trained"]
+    beside = [f"{name}+{control}" for name in plain for control in BESIDE]
+    names = [*config.sae, *beside, *([] if config.transcodes else ["pca"])]
+    return replace(config, sae=tuple(dict.fromkeys(names)))
+
+
+def make_control(name: str) -> Control:
+    """What is held in training, and what replaces it."""
+    return CONTROLS[recipe(name).control]()
 
 
 def kron_shape(config: TrainConfig) -> KronShape:
@@ -101,6 +125,8 @@ def kron_shape(config: TrainConfig) -> KronShape:
 def check(name: str, config: TrainConfig) -> None:
     """Everything that can be wrong before activations are read. Raises `InputError`."""
     made = recipe(name)
+    if made.control == "pca" and config.transcodes:
+        raise InputError(f"{name!r} explains the site it reads, and {config.target} is another: leave it or target out")
     make_objective(name, config)
     if made.encoder != "kron":
         return
@@ -112,22 +138,42 @@ def check(name: str, config: TrainConfig) -> None:
             raise InputError(f"width {wrong[0]} cuts a head of {head} latents (base · extension): use multiples of it")
 
 
-def make(name: str, config: TrainConfig, first: Float[Tensor, "B D"]) -> tuple[SAE, Objective]:
-    """A new autoencoder, initialised from a first batch of raw activations, and its objective."""
+def make(
+    name: str, config: TrainConfig, first: Float[Tensor, "B D"], target: Float[Tensor, "B E"] | None = None
+) -> tuple[SAE, Objective]:
+    """A new autoencoder, initialised from a first batch of raw activations, and its objective.
+
+    With a first batch of another site's activations, a transcoder that predicts them.
+    """
     check(name, config)
-    made, config = recipe(name), effective(name, config)
-    subtract = made.encoder != "kron" if config.subtract_b_dec is None else config.subtract_b_dec
-    encoder = ENCODER_WORDS[made.encoder](config, first.shape[1])
-    sae = SAE(encoder, RULE_WORDS[made.rule].rule(config), subtract_b_dec=subtract)
-    sae.initialise(first.cpu(), torch.Generator().manual_seed(config.seed))
+    made = recipe(name)
+    if made.control == "pca":
+        check_rank(config.k, first.shape[1])
+    sae = blank(name, config, first.shape[1], None if target is None else target.shape[1])
+    config = effective(name, config)
+    sae.initialise(
+        first.cpu(), torch.Generator().manual_seed(config.seed), None if target is None else target.cpu().float()
+    )
     objective = make_objective(name, config)
     if isinstance(sae.rule, JumpReLU) and isinstance(objective.penalty, TargetL0):
         with torch.no_grad():
             pre = sae.pre_acts(first.cpu().float())
             # One threshold for all that makes the first batch's mean L0 the target.
             sae.rule.threshold.fill_(kernels.batch_topk(pre, config.k).values.min())
-        objective.penalty.initialise(sae.rule.threshold, sae.d_in)
+        objective.penalty.initialise(sae.rule.threshold, sae.d_out)
     return sae, objective
+
+
+def blank(name: str, config: TrainConfig, d_in: int, d_out: int | None = None) -> SAE:
+    """The autoencoder a name means, its weights zero; with `d_out`, the width of another site, a transcoder."""
+    made, config = recipe(name), effective(name, config)
+    return SAE(
+        ENCODER_WORDS[made.encoder](config, d_in),
+        RULE_WORDS[made.rule].rule(config),
+        d_out=d_out,
+        skip=config.skip,
+        subtract_b_dec=d_out is None if config.subtract_b_dec is None else config.subtract_b_dec,
+    )
 
 
 def make_objective(name: str, config: TrainConfig) -> Objective:
@@ -142,8 +188,14 @@ def make_objective(name: str, config: TrainConfig) -> Objective:
 
 
 def effective(name: str, config: TrainConfig) -> TrainConfig:
-    """The settings with k at the last budget: ranks after it would be selected and never learn."""
-    if recipe(name).objective != "hierarchical":
+    """The settings with k at the last budget: ranks after it would be selected and never learn.
+
+    Principal components are two latents each, have no other number of them, and are taken about the mean.
+    """
+    made = recipe(name)
+    if made.control == "pca":
+        return replace(config, n_latents=2 * config.k, subtract_b_dec=True)
+    if made.objective != "hierarchical":
         return config
     return replace(config, k=parse_budgets(config.budgets, config.k)[-1])
 

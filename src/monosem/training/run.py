@@ -6,136 +6,156 @@ run.json  metrics.jsonl  checkpoints/000000500/…  saes/topk/{config.json, weig
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from monosem.activations import Exclusion, Live, Source, Stream, calibrate, record, rounding_loss
+from monosem.activations import Exclusion, Live, Source, Stream, calibrate, recorded, rounding_loss
 from monosem.disk import digest, lock, read_json, sweep, write_json
 from monosem.lm import LanguageModel
-from monosem.sae import SAE, build, save
+from monosem.lm.pattern import routes
+from monosem.sae import SAE, save
 from monosem.shapes import InputError, Site
-from monosem.text import Windows, load_corpus, windows
-from monosem.training import calibration, checkpoint
+from monosem.shapes.route import Route, sites_of
+from monosem.text import Request, Windows, enough, read
+from monosem.training import calibration, checkpoint, memory
 from monosem.training.config import TrainConfig
+from monosem.training.grid import Grid, route_of
 from monosem.training.job import Job
 from monosem.training.loop import Loop
-from monosem.training.recipe import budgeted, check, make, make_objective
+from monosem.training.model import load_model
+from monosem.training.recipe import budgeted, check
+from monosem.training.start import first_batch, known_job, new_job
 
 FORMAT, VERSION = "monosem.run", 1
 
 
 class Prepared(NamedTuple):
-    """What a run reads: a model, the training windows, one site, and the activations there."""
+    """What a run reads: a model, the training windows, from where to where, and the activations there."""
 
     lm: LanguageModel
     windows: Windows
-    site: Site
+    routes: tuple[Route, ...]
     source: Source
     exclusion: Exclusion
     rounding: dict[str, Any]
 
+    @property
+    def site(self) -> Site:
+        """The first site that is read."""
+        return self.routes[0].site
 
-def train(config: TrainConfig, folder: str | Path) -> dict[str, SAE]:
+
+def train(config: TrainConfig | Grid, folder: str | Path) -> dict[str, SAE]:
     """Train every autoencoder of `config` in one pass over one stream; continue an unfinished run in `folder`.
 
-    Raises `InputError` for bad settings, a folder that holds another run or is in use, and activations or losses
-    that are not finite; `Interrupted` after Ctrl-C or SIGTERM, with a checkpoint written.
+    A token that the exclusion rule leaves out at one site is left out at all, so that all see the same ones. Raises
+    `InputError` for bad settings, too little memory, a folder that holds another run or is in use, and activations or
+    losses that are not finite; `Interrupted` after Ctrl-C or SIGTERM, with a checkpoint written.
     """
     folder = Path(folder)
-    for name in config.sae:
-        check(name, config)
+    grid = Grid.of(config)
+    for one in grid.variants().values():
+        check(one.sae[0], one)
     with lock(folder):
-        config = _claim(folder, config)
-        sweep(folder, folder / "checkpoints", folder / "saes")
-        prepared = _prepared(config, folder)
-        config, inputs = _resolved(config, prepared.lm), _inputs(prepared)
+        grid = _claim(folder, grid)
+        sweep(folder, folder / "checkpoints", folder / "saes", *(folder / "saes").glob("*/"))
+        prepared = _prepared(grid, folder)
+        grid, inputs = _resolved(grid, prepared.lm), _inputs(prepared)
         _check_inputs(folder, inputs)
-        write_json(folder / "run.json", _head(config, "training", inputs))
-        stream = Stream(prepared.source, batch=config.batch, block=config.block, seed=config.seed)
-        loop = _start(config, folder, prepared, stream)
+        arms = grid.arms(prepared.routes)
+        write_json(folder / "run.json", _head(grid, "training", inputs, list(arms)))
+        shared = grid.shared
+        stream = Stream(prepared.source, batch=shared.batch, block=shared.block, seed=shared.order)
+        loop = _start(arms, shared, folder, prepared, stream)
         loop.run()
-        saes = _finish(config, folder, prepared, loop)
-        write_json(folder / "run.json", _head(config, "finished", inputs))
+        saes = _finish(arms, folder, prepared, loop)
+        write_json(folder / "run.json", _head(grid, "finished", inputs, list(arms)))
     return saes
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig | Grid) -> Prepared:
     """Load the model, pack the text and open the activations, recording them first if they are to be stored."""
-    lm = LanguageModel.load(config.model, dtype=config.dtype, device=config.device)
-    site = lm.site(config.site)
+    grid = Grid.of(config)
+    lm = load_model(grid.shared)
+    return _opened(grid, lm, tuple(routes(grid.shared.site, grid.shared.target, lm)))
+
+
+def _opened(grid: Grid, lm: LanguageModel, along: tuple[Route, ...]) -> Prepared:
+    config, sites = grid.shared, sites_of(along)
     text = run_windows(config, lm, "train")
-    longest = max(budgeted(name, config, lm.width(site)).tokens for name in config.sae)
-    distinct = longest if config.distinct_tokens is None else config.distinct_tokens
-    wanted = -(-distinct // (config.window - 1))
+    wanted = enough(text, _distinct(grid, lm, along))
     if config.activations == "store":
-        store = record(lm, text, [site], n_windows=wanted)
-        if lm.dtype != torch.float32 and not store.rounding:
-            store.measure_rounding(_in_float32(config))
-        return Prepared(lm, first_windows(text, store.n_windows), site, store, store.exclusion, store.rounding)
-    exclusion = calibrate(lm, text, [site], Exclusion())
+        folder = None if config.store is None else Path(config.store)
+        store = recorded(lm, text, sites, n_windows=wanted, folder=folder)
+        lossless = lm.dtype == torch.float32 and store.identity["dtype"] == "float32"
+        if not lossless and len(store.rounding) < len(sites):
+            store.measure_rounding(load_model(config, "float32"))
+        return Prepared(lm, first_windows(text, store.n_windows), along, store, store.exclusion, store.rounding)
+    exclusion = calibrate(lm, text, sites, Exclusion())
     rounding = {}
     if lm.dtype != torch.float32:
         sample = first_windows(text, 4)
-        acts, exact = (model.capture(sample.tokens, [site]) for model in (lm, _in_float32(config)))
+        acts, exact = (model.capture(sample.tokens, sites) for model in (lm, load_model(config, "float32")))
         rounding = rounding_loss(acts, exact, exclusion, sample.special)
     text = first_windows(text, wanted)
-    return Prepared(lm, text, site, Live(lm, text, [site], exclusion), exclusion, rounding)
+    return Prepared(lm, text, along, Live(lm, text, sites, exclusion), exclusion, rounding)
 
 
-def _prepared(config: TrainConfig, folder: Path) -> Prepared:
+def _distinct(grid: Grid, lm: LanguageModel, along: tuple[Route, ...]) -> int:
+    """Tokens of text that are read: those of the longest autoencoder unless settings say so."""
+    if grid.shared.distinct_tokens is not None:
+        return grid.shared.distinct_tokens
+    arms = grid.arms(along).values()
+    return max(budgeted(arm.sae[0], arm, lm.width(route_of(arm).site)).tokens for arm in arms)
+
+
+def _prepared(grid: Grid, folder: Path) -> Prepared:
     """Prepare with `run.json` in place, so that a kill while recording can be resumed; bad input leaves none behind."""
     fresh = not (folder / "run.json").exists()
-    write_json(folder / "run.json", _head(config, "training", _inputs_of(folder)))
+    write_json(folder / "run.json", _head(grid, "training", _inputs_of(folder)))
     try:
-        return prepare(config)
+        lm = load_model(grid.shared)
+        along = tuple(routes(grid.shared.site, grid.shared.target, lm))
+        memory.check(grid.arms(along), lm)
+        return _opened(grid, lm, along)
     except InputError:
         if fresh:
             (folder / "run.json").unlink()
         raise
 
 
-def _in_float32(config: TrainConfig) -> LanguageModel:
-    return LanguageModel.load(config.model, dtype="float32", device=config.device)
-
-
 def run_windows(config: TrainConfig, lm: LanguageModel, part: Any) -> Windows:
     """The windows of one part of the run's text: `train` or `held_out`."""
-    corpus = load_corpus(config.text, config.column)
-    return windows(
-        corpus,
-        lm.tokenizer,
-        part=part,
-        length=config.window,
-        held_out=config.held_out,
-        bos=config.bos,
-        separator=config.separator,
-    )
+    asked = {item.name: getattr(config, item.name) for item in fields(Request) if item.name != "wanted"}
+    request = Request(**asked, wanted=config.distinct_tokens or config.tokens)
+    return read(request, lm.tokenizer, part, vocab_size=lm.vocab_size)
 
 
 def first_windows(text: Windows, count: int) -> Windows:
     """The first `count` windows of a text, as a text."""
-    return Windows(text.tokens[:count], text.documents[:count], text.special[:count], text.identity)
+    return text.first(count)
 
 
-def open_run(folder: str | Path) -> tuple[TrainConfig, str]:
+def open_run(folder: str | Path) -> tuple[Grid, str]:
     """The settings of a run folder and whether it is `training` or `finished`. Raises `InputError`."""
     head = read_json(Path(folder) / "run.json")
     if head.get("format") != FORMAT or head.get("version") != VERSION:
         raise InputError(f"{folder} is not a run folder of {FORMAT} version {VERSION}")
-    return TrainConfig.from_dict(head["config"]), head["status"]
+    return Grid.from_dict(head["config"]), head["status"]
 
 
-def _resolved(config: TrainConfig, lm: LanguageModel) -> TrainConfig:
+def _resolved(grid: Grid, lm: LanguageModel) -> Grid:
     """The settings with `auto` replaced by what it became, so that a resumed run computes the same."""
-    return TrainConfig.from_dict(
-        config.describe() | {"dtype": str(lm.dtype).removeprefix("torch."), "device": str(lm.device)}
-    )
+    return Grid.from_dict(grid.describe() | {"dtype": str(lm.dtype).removeprefix("torch."), "device": str(lm.device)})
 
 
-def _head(config: TrainConfig, status: str, inputs: str | None) -> dict[str, Any]:
-    return {"format": FORMAT, "version": VERSION, "config": config.describe(), "status": status, "inputs": inputs}
+def _head(grid: Grid, status: str, inputs: str | None, saes: Sequence[str] = ()) -> dict[str, Any]:
+    about = {"format": FORMAT, "version": VERSION, "config": grid.describe()}
+    return about | {"status": status, "inputs": inputs, "saes": list(saes)}
 
 
 def _inputs(prepared: Prepared) -> str:
@@ -156,48 +176,46 @@ def _check_inputs(folder: Path, inputs: str) -> None:
         )
 
 
-def _claim(folder: Path, config: TrainConfig) -> TrainConfig:
+def _claim(folder: Path, grid: Grid) -> Grid:
     """The settings to go on with: those asked for, or, the same but for `auto`, those of the unfinished run."""
     if not (folder / "run.json").exists():
-        return config
+        return grid
     found, status = open_run(folder)
     for key, value in found.describe().items():
-        asked = config.describe()[key]
+        asked = grid.describe()[key]
         # A device is resolved (cuda becomes cuda:0) and does not decide what is trained.
         if key != "device" and asked not in (value, "auto"):
-            raise InputError(f"{folder} holds a run with {key} = {value}, asked for {asked}: choose another folder")
+            has, wants = (", ".join(map(str, one)) if isinstance(one, list) else one for one in (value, asked))
+            raise InputError(f"{folder} holds a run with {key} = {has}, asked for {wants}: choose another folder")
     if status == "finished":
         raise InputError(f"{folder} holds this run, finished: see monosem evaluate {folder}, or choose another folder")
     return found
 
 
-def _start(config: TrainConfig, folder: Path, prepared: Prepared, stream: Stream) -> Loop:
+def _start(
+    arms: Mapping[str, TrainConfig], shared: TrainConfig, folder: Path, prepared: Prepared, stream: Stream
+) -> Loop:
     device = prepared.lm.device
     saved = checkpoint.load(folder / "checkpoints")
-    if saved is None:
-        first = next(stream).acts[prepared.site].float()
-        stream.resume({"seed": config.seed, "block": 0, "cursor": 0})
-        made = {name: make(name, config, first) for name in config.sae}
-    else:
-        made = {name: (build(saved.saes[name]), make_objective(name, config)) for name in config.sae}
-    jobs = [
-        Job(name, sae, objective, budgeted(name, config, sae.d_in), device) for name, (sae, objective) in made.items()
-    ]
-    loop = Loop(jobs, stream, prepared.site, config, folder)
+    first = first_batch(stream) if saved is None else {}
+    jobs: dict[Route, list[Job]] = {}
+    for name, arm in arms.items():
+        job = new_job(name, arm, first, device) if saved is None else known_job(name, arm, saved.saes[name], device)
+        jobs.setdefault(route_of(arm), []).append(job)
+    loop = Loop(jobs, stream, shared, folder)
     if saved is not None:
         loop.resume(saved)
     return loop
 
 
-def _finish(config: TrainConfig, folder: Path, prepared: Prepared, loop: Loop) -> dict[str, SAE]:
-    batches = []
-    if config.calibrate:
-        batches = [next(loop.stream).acts[prepared.site].to(prepared.lm.device).float() for _ in range(8)]
+def _finish(arms: Mapping[str, TrainConfig], folder: Path, prepared: Prepared, loop: Loop) -> dict[str, SAE]:
+    batches = [next(loop.stream).acts for _ in range(8)] if loop.config.calibrate else []
     saes = {}
     for job in loop.jobs:
-        sae = job.sae.eval()
-        calibrated = calibration.calibrate(sae, batches, config.k) if batches else None
-        sae.info = provenance(config, prepared, job) | {"calibration": calibrated, "name": job.name} | axes(job)
+        sae, arm = job.sae.eval(), arms[job.name]
+        x = [acts[route_of(arm).site].to(prepared.lm.device).float() for acts in batches]
+        calibrated = calibration.calibrate(sae, x, arm.k) if x else None
+        sae.info = provenance(arm, prepared, job) | {"calibration": calibrated, "name": job.name} | axes(job)
         save(sae, folder / "saes" / job.name)
         saes[job.name] = sae
     return saes
@@ -211,8 +229,10 @@ def axes(job: Job) -> dict[str, Any]:
 
 def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, Any]:
     """Where an autoencoder belongs and how it came to be; stored with it."""
-    lm, site, tokens = prepared.lm, prepared.site, job.config.steps * config.batch
+    lm, tokens = prepared.lm, job.config.steps * config.batch
+    site, target = route = route_of(config)
     kept = int((~prepared.exclusion.mask(prepared.windows.special, {})).sum())
+    here = {str(one) for one in sites_of([route])}
     return {
         "site": str(site),
         "module_path": lm.module_path(site),
@@ -221,7 +241,7 @@ def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, A
         "model_source": lm.source,
         "text": prepared.windows.identity,
         "exclusion": prepared.exclusion.describe(),
-        "rounding": prepared.rounding,
+        "rounding": {name: row for name, row in prepared.rounding.items() if name in here},
         "seed": config.seed,
         "training": {
             "config": config.describe(),
@@ -229,9 +249,10 @@ def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, A
             "distinct_tokens": min(kept, tokens),
             "epochs": tokens / kept,
             "clamped_share": job.clamped_share,
+            "l0": job.l0,
             "step_seconds": job.seconds,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
         },
-    }
+    } | ({} if target is None else {"target": str(target)})

@@ -1,4 +1,4 @@
-"""Which tokens are left out of training and evaluation: one rule, stored with every autoencoder.
+"""Which tokens are left out of training, evaluation and splicing: one rule, stored with every autoencoder.
 
 The first position of a window and a few others carry norms hundreds of times the usual one; a single such token
 outweighs all others in any variance, so figures that include them mean nothing.
@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from monosem.shapes import InputError, Site
+from monosem.shapes.error import InputError
+from monosem.shapes.site import Site
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,21 @@ class Exclusion:
     ratio: float = 10.0
     max_norm: Mapping[str, float] = field(default_factory=dict)
 
-    def mask(self, special: Bool[Tensor, "W T"], acts: Mapping[Site, Float[Tensor, "W T D"]]) -> Bool[Tensor, "W T"]:
-        """True where a token is left out: by position, by kind, or by its norm at any of the sites."""
+    def mask(
+        self,
+        special: Bool[Tensor, "W T"],
+        acts: Mapping[Site, Float[Tensor, "W T D"]],
+        positions: Int[Tensor, "W T"] | None = None,
+    ) -> Bool[Tensor, "W T"]:
+        """True where a token is left out: by position, by kind, or by its norm at any of the sites.
+
+        `positions` counts from the first token of a window (None: a whole window is given).
+        """
         out = special.clone() if self.special else torch.zeros_like(special)
-        out[:, : self.first] = True
+        if positions is None:
+            out[:, : self.first] = True
+        else:
+            out |= positions < self.first
         for site, act in acts.items():
             limit = self.max_norm.get(str(site))
             if limit is not None:
@@ -51,6 +63,16 @@ class Exclusion:
                 raise InputError(f"activations at {site} are not finite in the first windows: use another dtype")
             limits[str(site)] = self.ratio * median
         return Exclusion(self.first, self.special, self.ratio, {**self.max_norm, **limits})
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any], name: str = "the autoencoder") -> Exclusion:
+        """The rule an autoencoder's `info` stores, or one that leaves nothing out. Raises `InputError`."""
+        stored = info.get("exclusion", {"first": 0, "special": False})
+        try:
+            return cls(**stored)
+        except TypeError:
+            known = ", ".join(cls().describe())
+            raise InputError(f"{name} stores the exclusion rule {stored!r}: expected the keys {known}") from None
 
     def describe(self) -> dict[str, Any]:
         """JSON-able; `Exclusion(**describe())` gives the rule back."""

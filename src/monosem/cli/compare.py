@@ -1,0 +1,147 @@
+"""Compare autoencoders on the same held-out tokens: figures, paired differences, and which latents they share.
+
+  monosem compare runs/first runs/second
+  monosem compare runs/demo/saes/topk runs/demo/saes/jumprelu --output compare.html
+  monosem compare runs/seed-0 runs/seed-1 runs/seed-2 --loss-windows 0 --json
+
+Figures are those of monosem evaluate. Differences are to the first autoencoder, with 95 % intervals from pairs of
+windows: both are measured on each, so what is hard for both cancels. They say what other text would change, not what
+other training seeds would. Two latents match by the cosine of their decoder rows: each with its nearest, and one to
+one; only latents alive on these tokens take part, and chance is the same with random directions of equal covariance.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monosem.cli import evaluate, flag, subject
+from monosem.cli.output import show, table
+from monosem.shapes import InputError
+
+if TYPE_CHECKING:
+    from monosem.evaluation import Comparison, Difference, Match
+
+DIFFERENCES = {
+    "explained_variance": "ΔEV",
+    "l0": "ΔL0",
+    "ce_loss_score": "ΔCE rec. (zero)",
+    "ce_loss_score_mean": "ΔCE rec. (mean)",
+    "kl_div": "ΔKL, nats",
+}
+_ALL_PAIRS = 10
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    subject.arguments(parser, windows=256)
+    parser.add_argument("others", type=Path, nargs="*", help="further runs or autoencoders")
+    evaluate.loss_flags(parser)
+    parser.add_argument(
+        "--one-to-one",
+        action=argparse.BooleanOptionalAction,
+        help="match latents one to one as well (default: for up to 16,384 alive latents, where it takes minutes)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE.html", help="write an HTML page with plots as well")
+    parser.add_argument("--seed", type=int, default=0, help="draws the random directions of chance (default: 0)")
+    parser.epilog = "Nothing is stored beside the autoencoders."
+    flag.shared(parser)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    from monosem.evaluation import compare
+
+    flag.use_threads(parsed)
+    opened = subject.open_subject(parsed, parsed.others)
+    if len(opened.saes) < 2:
+        raise InputError(f"{parsed.folder} has one autoencoder: name another run or autoencoder to compare it with")
+    found = compare(
+        opened.saes,
+        opened.lm,
+        opened.windows,
+        loss_windows=parsed.loss_windows,
+        loss_per_k=parsed.loss_per_k,
+        one_to_one=parsed.one_to_one,
+        seed=parsed.seed,
+        command=subject.command(),
+    )
+    written = {} if parsed.output is None else {"page": str(_page(parsed.output, opened, found))}
+    show(parsed, found.to_json() | written, "\n".join([summary(found, opened), *_page_lines(written)]))
+
+
+def _page(path: Path, opened: subject.Subject, found: Comparison) -> Path:
+    from monosem.report import write_comparison
+
+    return write_comparison(path, found, opened.saes, opened.lm, command=subject.command())
+
+
+def _page_lines(written: dict[str, str]) -> list[str]:
+    return [f"page: {path}" for path in written.values()]
+
+
+def summary(found: Comparison, opened: subject.Subject) -> str:
+    """Figures, differences and matches as tables, with what they mean."""
+    figures = {name: one.to_json() for name, one in found.evaluations.items()}
+    reference = next(iter(figures))
+    parts = [
+        evaluate.summary(figures, evaluate.rates(opened)),
+        differences(found, reference),
+        matches(found.matches, reference),
+    ]
+    return "\n\n".join(parts)
+
+
+def differences(found: Comparison, reference: str) -> str:
+    """Every other autoencoder minus the first; a star where 0 lies outside the interval."""
+    keys = [key for key in DIFFERENCES if any(one.metric == key for one in found.differences)]
+    others = [name for name in found.evaluations if name != reference]
+    rows = [[name, *(_interval(found.difference(key, reference, name)) for key in keys)] for name in others]
+    windows = [found.difference(key, reference, others[0]).interval.windows for key in keys]
+    losses = f", {windows[-1]} for losses" if len(keys) > 2 else ""
+    return "\n".join(
+        [
+            table([f"minus {reference}", *(DIFFERENCES[key] for key in keys)], rows),
+            f"[95 % interval] over {windows[0]} pairs of windows{losses}, each interval by itself; * 0 lies outside",
+        ]
+    )
+
+
+def matches(found: list[Match], reference: str) -> str:
+    """Matched cosines of all pairs, or of those with the first where there are many."""
+    shown = found if len(found) <= _ALL_PAIRS else [one for one in found if one.a == reference]
+    header = ["latents of a in b", "alive", "nearest", "chance", "> 0.7", "> 0.9", "one to one", "> 0.7", "> 0.9"]
+    notes = [
+        "nearest: mean over the alive latents of a of the greatest cosine with an alive latent of b; chance: with",
+        "random directions of equal mean and covariance instead; one to one: the best assignment, of the smaller one",
+    ]
+    notes += [
+        f"{one.a} and {one.b} began from the same random numbers (one seed): "
+        "what they share is not what training finds from any start"
+        for one in shown
+        if one.same_start
+    ]
+    if len(shown) < len(found):
+        notes.append(f"{len(found) - len(shown)} further pairs: --json")
+    return "\n".join([table(header, [row for one in shown for row in _match(one)]), *notes])
+
+
+def _match(one: Match) -> list[list[str]]:
+    record = one.to_json()
+    assigned = _shares(record["one_to_one"]) if record["one_to_one"] else ["–"] * 3
+    rows = []
+    for name, side, key in ((f"{one.a} in {one.b}", "a", "a_to_b"), (f"{one.b} in {one.a}", "b", "b_to_a")):
+        mean, *above = _shares(record["nearest"][key])
+        chance, *_ = _shares(record["chance"][key])
+        rows.append([name, f"{record['alive'][side]:,}", mean, chance, *above, *assigned])
+    return rows
+
+
+def _shares(record: dict[str, Any]) -> list[str]:
+    return [f"{record['mean']:.3f}", f"{record['above_0.7']:.1%}", f"{record['above_0.9']:.1%}"]
+
+
+def _interval(one: Difference) -> str:
+    value, low, high, _ = one.interval
+    digits = 2 if one.metric == "l0" else 4
+    bounds = f"[{low:+.{digits}f}, {high:+.{digits}f}]" if low <= high else "[–]"
+    return f"{value:+.{digits}f} {bounds}{'*' if one.interval.clear else ' '}"
