@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+import run_folder
+
 BENCH = Path(__file__).parent.parent / "bench"
 
 
@@ -61,3 +63,19 @@ def test_end_to_end_accounts_for_all_of_its_time():
         assert sum(found[f"{name}_{part}_share"] for part in ("model", "stream", "step")) == pytest.approx(1, abs=2e-3)
     assert found["several_step_share"] > found["one_step_share"] > 0
     assert found["tokens"] == 2048
+
+
+@pytest.mark.slow
+def test_together_compares_one_pass_with_runs_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("MONOSEM_CACHE", str(tmp_path / "cache"))
+    named = run_folder.flags(
+        {**run_folder.inputs(tmp_path), "sites": "resid_post.{0,1}", "k": "2,4", "dtype": "float32"}
+    )
+    small = ("--n-latents", 48, "--tokens", 320, "--batch", 32, "--block", 8, "--window", 16, "--threads", 1)
+    found = json.loads(bench("together.py", *named, *small, "--json"))
+    assert found["saes"] == 4
+    assert found["said_MiB"] >= 0
+    for activations in ("store", "live"):
+        assert found[f"{activations}_alone_s"] > found[f"{activations}_together_s"] > 0
+        ratio = found[f"{activations}_alone_s"] / found[f"{activations}_together_s"]
+        assert found[f"{activations}_alone_over_together"] == pytest.approx(ratio, rel=0.2)

@@ -1,5 +1,6 @@
 """Many autoencoders in one pass: each is what it would be alone, has its own name, and fits or is refused."""
 
+import argparse
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import torch
 import run_folder
 import tiny
 from monosem.activations import Store, record, recorded
-from monosem.cli import main, report
+from monosem.cli import flag, main, report
 from monosem.lm.pattern import matching, parts, routes, spelled_out
 from monosem.sae import find, load
 from monosem.shapes import InputError, Site
@@ -354,10 +355,35 @@ def test_autoencoders_are_found_by_their_place_in_the_run_in_the_order_of_traini
         load(place / "run")
 
 
-def test_flags_repeat_and_take_lists(call, place):
-    out = call("train", "--config", "none.toml", "--help")
+def test_flags_repeat_and_take_lists(call, capsys):
+    given = [
+        "--k",
+        "2,4",
+        "--k",
+        "8",
+        "--budgets",
+        "2,4",
+        "--budgets",
+        "pow2",
+        "--site",
+        "embed",
+        "--site",
+        "mlp_out.*",
+    ]
+    parser = argparse.ArgumentParser()
+    flag.training(parser)
+    parsed = parser.parse_args(
+        [*given, "--sae", "hierarchical", "--gate", "mand", "--tokens", "3k", "--lr", "1e-3,0.1"]
+    )
+    grid = flag.grid(parsed)
+    assert grid.lists == {"k": (2, 4, 8), "budgets": ("2,4", "pow2"), "lr": (0.001, 0.1)}
+    assert (grid.shared.site, grid.shared.tokens, grid.shared.gate) == ("embed,mlp_out.*", 3000, "mand")
+    out = call("train", "--help")
     assert "--k K[,…]" in out
     assert "saes/resid_post.12/topk-k16-seed1" in out
+    assert main(["train", "--batch", "32,64", "--run", "none"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("monosem: batch = 32, 64: all autoencoders of a run share one batch; give one value")
 
 
 # Recordings
@@ -407,7 +433,7 @@ def test_a_grid_that_cannot_fit_is_refused_with_what_to_drop(config, tmp_path, m
     with pytest.raises(InputError) as refusal:
         train(grid, tmp_path / "run")
     message = str(refusal.value)
-    assert message.startswith("the run needs 0.3 MiB of memory beside the model (0.2 MiB 6 autoencoders")
+    assert message.startswith("the run needs 0.3 MiB of memory beside the model (0.2 MiB for 6 autoencoders")
     assert "drop 2 of 6 autoencoders, or lower n_latents" in message
     assert "\n" not in message
     assert not (tmp_path / "run" / "run.json").exists()
@@ -420,8 +446,8 @@ def test_what_is_needed_is_said_before_the_start(config, tmp_path, monkeypatch, 
     monkeypatch.delenv("MONOSEM_PROGRESS")
     train(replace(config, site="resid_post.{0,1}"), tmp_path / "run")
     said = capsys.readouterr().err
-    assert "memory: " in said
-    assert said.index("memory: ") < said.index("recording")
+    assert "memory beside the model: " in said
+    assert said.index("memory beside") < said.index("recording")
 
 
 def test_what_is_free_is_at_most_what_the_machine_has():

@@ -93,7 +93,7 @@ def test_the_tutorial_is_kept_with_what_a_real_run_showed():
 
 def test_the_runner_keeps_what_a_cell_prints_and_shows():
     cells = [
-        "x = 2\nprint(x)\nx * 3",
+        "x, seen = 2, []\nprint(x)\nseen.append(1) or 3 * x * len(seen)",
         "x;",
         "class A:\n    def _repr_html_(self):\n        return f'<b>{x}</b>'\nA()",
         "y = x",

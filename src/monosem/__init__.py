@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from monosem.report import read_feature
     from monosem.sae import SAE, load, save
     from monosem.shapes import InputError, Site
-    from monosem.training import TrainConfig, train
+    from monosem.training import Grid, TrainConfig, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SAE",
+    "Grid",
     "InputError",
     "LanguageModel",
     "Site",
@@ -45,6 +46,7 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
+        "Grid": "monosem.training",
         "InputError": "monosem.shapes",
         "LanguageModel": "monosem.lm",
         "SAE": "monosem.sae",

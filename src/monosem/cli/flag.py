@@ -57,7 +57,8 @@ def _add(parser: argparse.ArgumentParser, name: str, hint: Any, default: Any, te
         metavar, kind = (word, _one(kind)) if name in WORDS else (f"{word}[,…]", _several(kind))
         parser.add_argument(flag, type=kind, action="append", default=argparse.SUPPRESS, metavar=metavar, help=text)
         return
-    metavar = None if choices else name.upper()
+    # Several values of a number that a run has once are refused by the settings, which say why.
+    kind, metavar = _several(kind) if kinds else kind, None if choices else name.upper()
     parser.add_argument(flag, type=kind, choices=choices or None, default=argparse.SUPPRESS, metavar=metavar, help=text)
 
 
@@ -92,8 +93,8 @@ def given(parsed: argparse.Namespace) -> dict[str, Any]:
     for key, value in found.items():
         if key in NAMES:
             found[key] = ",".join(value)
-        elif key in SWEPT and isinstance(value, list):
-            values = [one for part in value for one in part]
+        elif isinstance(value, (list, tuple)):
+            values = [one for part in value for one in part] if isinstance(value, list) else list(value)
             found[key] = values if len(values) > 1 else values[0]
     return found
 

@@ -47,7 +47,7 @@ class Need(NamedTuple):
             "a step": self.step,
             "the stream": self.stream,
         }
-        return " + ".join(f"{size(part)} {name}" for name, part in parts.items())
+        return " + ".join(f"{size(part)} for {name}" for name, part in parts.items())
 
 
 def needed(arms: Mapping[str, TrainConfig], lm: LanguageModel) -> Need:
@@ -68,7 +68,7 @@ def check(arms: Mapping[str, TrainConfig], lm: LanguageModel) -> None:
     """Say what the run needs beside the model. Raises `InputError` with what to drop when that is not free."""
     need, free = needed(arms, lm), available(lm.device)
     has = "" if free is None else f", {size(free)} are free"
-    remark(f"memory: {size(need.total)} ({need}){has}")
+    remark(f"memory beside the model: {size(need.total)} ({need}){has}")
     if free is None or need.total <= free:
         return
     ways = [f"drop {drop} of {len(arms)} autoencoders"] if (drop := _to_drop(need, free)) else []
@@ -95,7 +95,7 @@ def available(device: torch.device) -> int | None:
 
 def size(count: int) -> str:
     """Bytes as people read them."""
-    return f"{count / GIB:,.1f} GiB" if count >= GIB / 10 else f"{count / 2**20:,.1f} MiB"
+    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.1f} MiB"
 
 
 def _weights(config: TrainConfig, lm: LanguageModel) -> int:
