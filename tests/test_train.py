@@ -16,6 +16,7 @@ from monosem.shapes import InputError
 from monosem.training import Grid, Interrupted, TrainConfig, checkpoint, job, open_run, together, train
 from monosem.training import loop as loop_module
 from monosem.training.log import read
+from monosem.training.recipe import make
 from monosem.training.run import prepare
 from monosem.training.schedule import learning_rate
 
@@ -186,7 +187,6 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(config, tmp_path):
 
 @pytest.mark.parametrize("name", ["topk", "jumprelu", "relu"])
 def test_accumulation_of_one_step_is_exact_to_a_millionth(config, name):
-    from monosem.training.recipe import make
 
     x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0)) + 1
     grads = []
@@ -293,7 +293,6 @@ def test_calibration_sets_mean_l0_and_is_reported(config, tmp_path):
 @pytest.mark.parametrize("shift", [0.7, 1.3])
 def test_calibration_moves_wrong_thresholds_to_the_target(config, name, shift):
     from monosem.training.calibration import calibrate
-    from monosem.training.recipe import make
 
     x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
     sae, _ = make(name, replace(config, sae=(name,)), x)
@@ -308,7 +307,6 @@ def test_calibration_moves_wrong_thresholds_to_the_target(config, name, shift):
 
 
 def test_every_slope_of_a_gate_is_counted_once(config):
-    from monosem.training.recipe import make
 
     x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
     config = replace(config, sae=("kron",), base=4, extension=4, gate_clamp=1.5)
@@ -323,7 +321,6 @@ def test_every_slope_of_a_gate_is_counted_once(config):
 
 
 def test_the_optimiser_sees_no_decoder_gradient_along_the_rows(config):
-    from monosem.training.recipe import make
 
     x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
     config = replace(config, sae=("topk",))
@@ -339,7 +336,6 @@ def test_the_optimiser_sees_no_decoder_gradient_along_the_rows(config):
 
 
 def test_the_dead_are_those_silent_for_long_enough(config):
-    from monosem.training.recipe import make
 
     x = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
     config = replace(config, sae=("topk",), dead_after=64)
@@ -411,3 +407,20 @@ def test_settings_from_a_file(tmp_path):
 def test_an_unknown_autoencoder_is_said_before_anything_is_loaded(config, tmp_path):
     with pytest.raises(InputError, match="unknown autoencoder 'topp'"):
         train(replace(config, sae=("topp",)), tmp_path / "run")
+
+
+@pytest.mark.parametrize("length", [0.5, 1.0, 3.0])
+def test_gradients_are_clipped_as_torch_clips_them(length):
+    config = TrainConfig(n_latents=24, k=3, batch=16, tokens=64)
+    one = job.Job("topk", *make("topk", config, torch.randn(16, 8)), config, torch.device("cpu"))
+    weights = list(one.sae.parameters())
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
+    for weight in weights:
+        weight.grad *= length / norm
+    twins = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
+    for weight, twin in zip(weights, twins, strict=True):
+        twin.grad = weight.grad.clone()
+    assert torch.equal(one._clip(), torch.nn.utils.clip_grad_norm_(twins, config.clip))
+    assert all(torch.equal(weight.grad, twin.grad) for weight, twin in zip(weights, twins, strict=True))

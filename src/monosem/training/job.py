@@ -100,8 +100,7 @@ class Job:
     def _update(self, lr: float) -> None:
         if self.config.unit_decoder and self.sae.W_dec.grad is not None:
             kernels.project_rows(self.sae.W_dec.grad, self.sae.W_dec)
-        norm = nn.utils.clip_grad_norm_(_learning(self.sae), self.config.clip)
-        self.sums[SUMS.index("grad_norm")] += norm
+        self.sums[SUMS.index("grad_norm")] += self._clip()
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["speed"]
         self.optimiser.step()
@@ -109,6 +108,14 @@ class Job:
         if self.config.unit_decoder and self.sae.W_dec.requires_grad:
             kernels.normalise_rows(self.sae.W_dec)
         self.control.bound(self.sae)
+
+    def _clip(self) -> Float[Tensor, ""]:
+        """Bound the gradient's norm; the norm before. On a CPU, short gradients are not multiplied by 1."""
+        learning = _learning(self.sae)
+        norm = nn.utils.get_total_norm([weight.grad for weight in learning if weight.grad is not None])
+        if norm.device.type != "cpu" or norm + 1e-6 > self.config.clip:
+            nn.utils.clip_grads_with_norm_(learning, self.config.clip, norm)
+        return norm
 
     @torch.no_grad()
     def _count_fired(self, codes: Codes, tokens: int) -> None:
