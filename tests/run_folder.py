@@ -1,13 +1,18 @@
-"""A tiny model and text on disk, and the command line as a real process, for tests of whole runs."""
+"""A tiny model and text on disk, and the command line in this process or in one of its own, for tests of runs."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
 
 import tiny
+from monosem.cli import main
 
 SETTINGS = {
     "window": 16,
@@ -65,3 +70,46 @@ def monosem(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     process = start(folder, *arguments)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def train_inside(folder: Path, settings: dict[str, object], run: str) -> None:
+    """Train a run in a folder by the command line, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        _enter(folder, patch)
+        assert main(["train", *flags(settings), "--run", run, "--json"]) == 0
+
+
+def caller(folder: Path, patch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., Answer]:
+    """A function that runs a command in a folder, in this process."""
+    _enter(folder, patch)
+
+    def call(*arguments: str) -> Answer:
+        try:
+            status = main(list(arguments))
+        except SystemExit as stop:
+            status = stop.code
+        return Answer(status, *capsys.readouterr())
+
+    return call
+
+
+class Answer(NamedTuple):
+    """What a command answers: its status, output and errors."""
+
+    status: int
+    out: str
+    err: str
+
+
+def assert_refused(answer: Answer, message: str) -> None:
+    """The command said in one line of errors, and nothing else, why it did nothing."""
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err.startswith("monosem: ")
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def _enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.chdir(folder)
+    for key, value in environment(folder).items():
+        patch.setenv(key, value)

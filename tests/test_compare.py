@@ -14,7 +14,6 @@ from scipy import stats
 import monosem
 import run_folder
 import tiny
-from monosem.cli import main
 from monosem.evaluation import compare, evaluate
 from monosem.evaluation.by_window import Terms
 from monosem.evaluation.match import match, mutual, nearest, one_to_one_pairs, random_like, same_start
@@ -313,32 +312,20 @@ def test_compare_is_a_public_function():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Two runs of one model and text, and one of another site."""
+    """Two runs of one model and text, one of another site, and one of two sites."""
     folder = tmp_path_factory.mktemp("compare")
     named = run_folder.inputs(folder)
     settings = {**run_folder.SETTINGS, **named, "tokens": 1600, "distinct_tokens": 1600}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for key, value in run_folder.environment(folder).items():
-            patch.setenv(key, value)
-        runs = {"one": {"sae": "topk,jumprelu"}, "two": {"seed": 1}, "other": {"site": "resid_post.0"}}
-        for run, changed in runs.items():
-            assert main(["train", *run_folder.flags({**settings, **changed}), "--run", run, "--json"]) == 0
+    runs = {"one": {"sae": "topk,jumprelu"}, "two": {"seed": 1}, "other": {"site": "resid_post.0"}}
+    runs["grid"] = {"site": "resid_post.{0,1}", "seed": "0,1"}
+    for run, changed in runs.items():
+        run_folder.train_inside(folder, {**settings, **changed}, run)
     return folder
 
 
 @pytest.fixture
 def call(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    for key, value in run_folder.environment(place).items():
-        monkeypatch.setenv(key, value)
-
-    def run(*arguments):
-        status = main(list(arguments))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
+    return run_folder.caller(place, monkeypatch, capsys)
 
 
 def test_the_command_prints_tables_json_and_a_page(call, place):
@@ -363,6 +350,35 @@ def test_the_command_prints_tables_json_and_a_page(call, place):
     assert not page.all("script")
 
 
+def test_several_sites_are_compared_each_by_itself_and_chosen_by_name_and_pattern(call):
+    few = ("--windows", "4", "--loss-windows", "2", "--json")
+
+    def compared(*words):
+        status, out, err = call("compare", "grid", *words, *few)
+        assert status == 0, err
+        return json.loads(out)
+
+    both, first = compared(), compared("--site", "resid_post.0")
+    assert list(both["evaluations"]) == [f"resid_post.{layer}/topk-seed{seed}" for layer in (0, 1) for seed in (0, 1)]
+    pairs = [(f"resid_post.{layer}/topk-seed0", f"resid_post.{layer}/topk-seed1") for layer in (0, 1)]
+    assert [(one["a"], one["b"]) for one in both["matches"]] == pairs
+    assert {(one["a"], one["b"]) for one in both["differences"]} == set(pairs)
+    assert list(first["evaluations"]) == list(pairs[0])
+    for key in ("differences", "matches"):
+        assert first[key] == [one for one in both[key] if one["a"] == pairs[0][0]]
+    assert compared("--site", "blocks.0.hook_resid_post")["matches"] == first["matches"]
+    assert list(compared("--sae", "resid_post.1/*")["evaluations"]) == list(pairs[1])
+    status, out, _ = call("compare", "grid", *few[:-1])
+    assert status == 0
+    assert out.startswith("at resid_post.0\n")
+    assert (
+        out.index("minus resid_post.0/topk-seed0") < out.index("at resid_post.1\n") < out.index("minus resid_post.1/")
+    )
+    status, out, err = call("compare", "grid", "two", "--site", "resid_post.1", "--sae", "grid/*/topk-*,two/topk", *few)
+    assert (status, out) == (2, "")
+    assert "leave out different tokens" in err, "at two sites a token counts where it counts at both"
+
+
 def test_a_copy_of_a_run_differs_by_nothing(call, place):
     shutil.copytree(place / "one/saes/topk", place / "copy/saes/topk", dirs_exist_ok=True)
     status, out, err = call("compare", "one/saes/topk", "copy", "--windows", "8", "--loss-windows", "0", "--json")
@@ -377,20 +393,21 @@ def test_a_copy_of_a_run_differs_by_nothing(call, place):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["two"], "has one autoencoder: name another"),
+        (["two"], "topk is the only autoencoder at resid_post.1: name another run or autoencoder to compare it with\n"),
+        (["one", "two", "--sae", "jumprelu"], "one/jumprelu is the only autoencoder at resid_post.1: name another"),
+        (["one", "two", "--sae", "kron,one"], "--sae kron,one: the autoencoders are one/topk, one/jumprelu, two/topk"),
+        (["one", "two", "--site", "mlp_out.*"], "--site mlp_out.*: the autoencoders are at resid_post.1\n"),
+        (["one", "two", "--site", "resid_post.7"], "has no site 'resid_post.7'"),
+        (["grid", "--output", "page.html"], "choose with --site among resid_post.0, resid_post.1"),
         (["one", "one"], "name each run once"),
-        (["one", "other"], "evaluate one site at a time"),
+        (["one", "other"], "or choose with --site among resid_post.1, resid_post.0\n"),
         (["one", "nothing"], "holds no autoencoder"),
         (["one", "two", "--windows", "0"], "at least 1"),
         (["one", "two", "--loss-windows", "-1"], "loss_windows -1"),
     ],
 )
 def test_bad_input_is_one_line(call, arguments, message):
-    status, out, err = call("compare", *arguments)
-    assert (status, out) == (2, "")
-    assert err.startswith("monosem: ")
-    assert message in err
-    assert len(err.splitlines()) == 1
+    run_folder.assert_refused(call("compare", *arguments), message)
 
 
 def test_the_page_says_what_was_not_measured_and_escapes_names(lm, tmp_path, monkeypatch):

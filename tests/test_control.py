@@ -73,8 +73,8 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def test_a_control_is_one_more_word():
     assert recipe("topk").control == "trained"
     assert recipe("frozen_decoder") == recipe("topk+frozen_decoder")
-    assert recipe("kron+untrained+hierarchical") == ("kron", "topk", "hierarchical", "untrained")
-    assert recipe("pca") == ("dense", "topk", "reconstruction", "pca")
+    assert recipe("kron+untrained+hierarchical") == ("kron", "topk", "hierarchical", "untrained", None)
+    assert recipe("pca") == ("dense", "topk", "reconstruction", "pca", None)
     for word, kind in CONTROLS.items():
         assert type(make_control(word)) is kind
 
@@ -112,7 +112,7 @@ def test_controls_stand_beside_every_autoencoder_asked_for():
     assert with_controls(asked).sae == expected
     assert with_controls(with_controls(asked)) == with_controls(asked)
     assert with_controls(replace(asked, controls=False)).sae == asked.sae
-    assert {*BESIDE, "trained", "pca"} == CONTROLS.keys()
+    assert {*BESIDE, "trained", "pca", "held_core"} == CONTROLS.keys()
 
 
 # What is held --------------------------------------------------------------------------------------------------------

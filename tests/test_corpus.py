@@ -13,8 +13,8 @@ import torch
 from safetensors.numpy import save_file
 
 import tiny
-from monosem.shapes import InputError
 from monosem.text import Column, Request, load_corpus, read, split, tokenizer_hash, windows
+from refusal import refused
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a cat"}]
 
@@ -22,14 +22,6 @@ MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MONOSEM_CACHE", str(tmp_path / "cache"))
-
-
-def refused(call, *args: Any, **kwargs: Any) -> str:
-    """The one line of the refusal."""
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def asked(where: Any, part: str = "train", **settings: Any) -> Any:

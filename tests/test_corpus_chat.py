@@ -12,9 +12,9 @@ import torch
 import run_folder
 import tiny
 from monosem.activations import Exclusion, Live
-from monosem.shapes import InputError
 from monosem.text import Request, enough, read
 from monosem.text.chat import derived, marked, said
+from refusal import refused
 
 HEAD = "{% for m in messages %}<|im_start|>{{ m.role }}\n"
 TAIL = "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -61,13 +61,6 @@ TALKS = [
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MONOSEM_CACHE", str(tmp_path / "cache"))
-
-
-def refused(call, *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("messages", TALKS)

@@ -13,10 +13,10 @@ import torch
 
 import tiny
 from monosem.disk import cache_folder
-from monosem.shapes import InputError
 from monosem.text import Request, load_corpus, read
 from monosem.text.dataset import Streaming, is_dataset, stream
 from monosem.text.document import Column
+from refusal import refused
 
 datasets = pytest.importorskip("datasets")
 
@@ -64,13 +64,6 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", made.load_dataset)
     monkeypatch.setattr(HfApi, "dataset_info", lambda self, *args, **kwargs: made.dataset_info(*args, **kwargs))
     return made
-
-
-def refused(call, *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def count(documents: list[Any]) -> list[int]:

@@ -11,10 +11,10 @@ import torch
 
 import tiny
 from monosem.activations import Store, record
-from monosem.shapes import InputError
 from monosem.text import Request, Windows, read, windows
 from monosem.text.mixture import Part, mixed, parts
 from monosem.training.config import TrainConfig
+from refusal import refused
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +31,6 @@ def text(name: str, count: int, first: int) -> Windows:
 
 TEXTS = [text("a", 400, 0), text("b", 60, 1000), text("c", 200, 2000)]
 SHARES = [Part("a", 0.6), Part("b", 0.1), Part("c", 0.3)]
-
-
-def refused(call, *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_every_beginning_holds_the_parts_in_their_shares():

@@ -1,10 +1,13 @@
 """Many autoencoders in one pass: each is what it would be alone, has its own name, and fits or is refused."""
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +22,12 @@ from monosem.sae import find, load
 from monosem.shapes import InputError, Site
 from monosem.shapes.route import Route
 from monosem.text import windows
-from monosem.training import Grid, Interrupted, Job, TrainConfig, checkpoint, memory, open_run, train
+from monosem.training import Grid, Interrupted, Job, TrainConfig, checkpoint, diverged, memory, open_run, train
 from monosem.training import loop as loop_module
 from monosem.training.grid import grid_from_toml
 from monosem.training.log import read
 from monosem.training.run import prepare
+from monosem.training.start import new_job
 
 HERE = [Route(Site("resid_post", 1))]
 SMALL = TrainConfig(n_latents=48, k=4, tokens=640, batch=32)
@@ -60,7 +64,7 @@ def test_what_varies_is_in_the_name_and_nothing_else():
     assert (one.sae, one.site, one.k, one.lr, one.base, one.seed) == (("kron",), "resid_post.1", 8, 3e-5, 4, 1)
     two_sites = grid.arms([*HERE, Route(Site("out", path="model.layers.0.mlp"))])
     assert next(iter(two_sites)) == "resid_post.1/topk-k4-lr0.001"
-    assert list(two_sites)[-1] == "model.layers.0.mlp_out/kron-k8-lr3e-05-base4"
+    assert list(two_sites)[-1] == "model.layers.0.mlp-out/kron-k8-lr3e-05-base4"
     assert list(Grid(SMALL).arms(HERE)) == ["topk"]
     words = Grid(replace(SMALL, sae=("hierarchical",), k=8), budgets=("pow2", "2,4"), budget_weights=("1/j", "uniform"))
     assert list(words.arms(HERE))[1:3] == [
@@ -202,6 +206,19 @@ def test_transcoders_of_a_grid_are_the_same_as_alone(config, tmp_path):
     assert_same(alone.state_dict(), beside[name].state_dict())
 
 
+def test_no_file_of_a_run_at_module_paths_has_a_colon_and_names_give_the_site_back(config, tmp_path):
+    sites = [Site("in", path="model.layers.0.mlp_in.out"), Site("out", path="model.layers.0"), Site("resid_post", 12)]
+    assert [Site.parse(site.file_name.replace("-", ":")) for site in sites] == sites
+    ends = ["model.layers.1.mlp.down_proj:in", "model.layers.1.mlp.gate_proj:out"]
+    found = train(replace(config, sae=("topk",), site=",".join(ends)), tmp_path / "run")
+    assert list(found) == ["model.layers.1.mlp.down_proj-in/topk", "model.layers.1.mlp.gate_proj-out/topk"]
+    assert [sae.info["site"] for sae in found.values()] == ends
+    assert list(find(tmp_path / "run")) == list(found)
+    paths = [path.relative_to(tmp_path) for path in tmp_path.rglob("*")]
+    assert sum(path.name.endswith("model.layers.1.mlp.down_proj-in.bin") for path in paths) > 0
+    assert not [path for path in paths if ":" in str(path)]
+
+
 class Seen(Job):
     """A job that notes what it is given."""
 
@@ -286,32 +303,26 @@ def test_a_killed_grid_continues_bitwise_and_only_with_its_own_lists(config, tmp
 def place(tmp_path_factory):
     """A folder with a run of four autoencoders at two sites, trained through the command line."""
     folder = tmp_path_factory.mktemp("grid")
-    settings = {**run_folder.SETTINGS, **run_folder.inputs(folder), "tokens": 320, "site": "resid_post.{0,2}"}
-    arguments = run_folder.flags({**settings, "sae": "topk", "k": "2,4"})
-    done = run_folder.monosem(folder, "train", *arguments, "--run", "run", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["saes"]
-    assert found["resid_post.2/topk-k4"] == "run/saes/resid_post.2/topk-k4"
-    assert list(found) == [f"resid_post.{layer}/topk-k{k}" for layer in (0, 2) for k in (2, 4)]
+    settings = {**run_folder.SETTINGS, **run_folder.inputs(folder), "tokens": 320}
+    settings |= {"site": "resid_post.{0,2}", "sae": "topk", "k": "2,4"}
+    run_folder.train_inside(folder, settings, "run")
+    assert [str(path.relative_to(folder)) for path in find(folder / "run").values()] == [
+        f"run/saes/resid_post.{layer}/topk-k{k}" for layer in (0, 2) for k in (2, 4)
+    ]
     return folder
 
 
 @pytest.fixture
 def call(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    for key, value in run_folder.environment(place).items():
-        monkeypatch.setenv(key, value)
+    """Runs a command that succeeds; returns its output."""
+    run = run_folder.caller(place, monkeypatch, capsys)
 
-    def run(*arguments):
-        try:
-            status = main(list(arguments))
-        except SystemExit as stop:
-            status = stop.code
-        out, err = capsys.readouterr()
-        assert status == 0, err
-        return out
+    def output(*arguments):
+        answer = run(*arguments)
+        assert answer.status == 0, answer.err
+        return answer.out
 
-    return run
+    return output
 
 
 def test_a_run_of_several_sites_is_evaluated_as_each_of_its_autoencoders_is(call, place):
@@ -386,6 +397,112 @@ def test_flags_repeat_and_take_lists(call, capsys):
     assert line.startswith("monosem: batch = 32, 64: all autoencoders of a run share one batch; give one value")
 
 
+# Divergence
+
+
+WILD = {"lr": (1e-3, 1e30), "seed": (0, 1)}
+DIVERGED = ["topk-lr1e+30-seed0", "topk-lr1e+30-seed1"]
+
+
+@pytest.fixture
+def wild(config):
+    return replace(config, sae=("topk",), unit_decoder=False, checkpoint_every=5, log_every=3, keep=2, warmup=0.0)
+
+
+def test_one_that_diverges_stops_alone_and_the_others_are_what_they_are_alone(wild, tmp_path):
+    found = train(Grid(wild, **WILD), tmp_path / "grid")
+    assert list(found) == ["topk-lr0.001-seed0", "topk-lr0.001-seed1"]
+    for seed, sae in enumerate(found.values()):
+        alone = train(replace(wild, lr=1e-3, seed=seed, order_seed=0), tmp_path / str(seed))["topk"]
+        assert_same(sae.state_dict(), alone.state_dict())
+    assert list(find(tmp_path / "grid")) == list(found)
+    lost = diverged(tmp_path / "grid")
+    assert list(lost) == DIVERGED
+    one = lost[DIVERGED[0]]
+    assert (one.step, one.tokens) == (3, 96)
+    assert one.message == (
+        f"{DIVERGED[0]} diverged between training tokens 0 and 96 (step 3, loss not finite): lower lr from 1e+30"
+    )
+    assert json.loads((tmp_path / "grid" / "run.json").read_text())["status"] == "finished"
+    lines = [line for line in read(tmp_path / "grid" / "metrics.jsonl") if line["sae"] == DIVERGED[0]]
+    assert lines == [{"step": 3, "tokens": 96, "epoch": 0, "sae": DIVERGED[0], "diverged": one.message}]
+    last = checkpoint.load(tmp_path / "grid" / "checkpoints")
+    assert list(last.saes) == list(last.tensors) == list(found)
+    assert list(last.diverged) == DIVERGED
+
+
+def test_a_run_without_its_diverged_ones_continues_bitwise(wild, tmp_path, monkeypatch):
+    expected = train(Grid(wild, **WILD), tmp_path / "whole")
+    advance = loop_module.Loop._advance
+
+    def stopped(self, log, bar):
+        advance(self, log, bar)
+        if self.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module.Loop, "_advance", stopped)
+        with pytest.raises(Interrupted):
+            train(Grid(wild, **WILD), tmp_path / "parts")
+    assert list(diverged(tmp_path / "parts")) == DIVERGED
+    found = train(Grid(wild, **WILD), tmp_path / "parts")
+    assert found.keys() == expected.keys()
+    for name, sae in expected.items():
+        assert_same(found[name].state_dict(), sae.state_dict())
+    assert diverged(tmp_path / "parts") == diverged(tmp_path / "whole")
+
+
+def test_where_the_longest_diverges_the_run_ends_with_the_longest_of_the_others(wild, tmp_path, monkeypatch):
+    step = Job.step
+
+    def poisoned(self, x, lr, tokens, *more):
+        bad = self.name == "topk-tokens320" and tokens == 320
+        step(self, x * float("nan") if bad else x, lr, tokens, *more)
+
+    monkeypatch.setattr(Job, "step", poisoned)
+    found = train(Grid(wild, tokens=(192, 320)), tmp_path / "run")
+    assert list(found) == ["topk-tokens192"]
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints")[-1] == 10
+
+
+def test_weights_spoilt_by_the_last_step_are_never_saved(wild, tmp_path, monkeypatch):
+    update = Job._update
+
+    def poisoned(self, lr):
+        update(self, lr)
+        if self.name == "topk-seed1":
+            self.sae.b_dec.data[0] = float("inf")
+
+    monkeypatch.setattr(Job, "_update", poisoned)
+    found = train(Grid(replace(wild, tokens=32), seed=(0, 1)), tmp_path / "run")
+    assert list(found) == ["topk-seed0"]
+    assert "(step 1, weights not finite)" in diverged(tmp_path / "run")["topk-seed1"].message
+
+
+def test_when_all_diverge_the_run_stops_at_once(wild, tmp_path):
+    grid = Grid(replace(wild, lr=1e30), seed=range(6))
+    with pytest.raises(InputError) as refusal:
+        train(grid, tmp_path / "run")
+    message = str(refusal.value)
+    assert message.startswith("topk-seed0 diverged between training tokens 0 and 96 (step 3, ")
+    assert message.endswith("lower lr from 1e+30; 2 others diverged as well"), "there is no checkpoint to speak of"
+    assert max(line["step"] for line in read(tmp_path / "run" / "metrics.jsonl")) == 3
+    assert len(diverged(tmp_path / "run")) == 6
+    assert not (tmp_path / "run" / "saes").exists()
+
+
+def test_the_command_ends_with_an_error_and_says_which_are_good(wild, tmp_path, capsys):
+    settings = {key: getattr(wild, key) for key in (*run_folder.SETTINGS, "model", "text")} | {"sae": "topk"}
+    flags = run_folder.flags({**settings, "lr": "1e-3,1e30"})
+    assert main(["train", *flags, "--no-unit-decoder", "--run", str(tmp_path / "run"), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)["saes"]) == ["topk-lr0.001"]
+    assert list(json.loads(out)["diverged"]) == ["topk-lr1e+30"]
+    line = err.splitlines()[-1]
+    assert line.startswith("monosem: topk-lr1e+30 diverged between training tokens 0 and ")
+    assert line.endswith(f"lower lr from 1e+30; 1 good in {tmp_path / 'run' / 'saes'}")
+
+
 # Recordings
 
 
@@ -426,10 +543,11 @@ def test_a_grid_that_cannot_fit_is_refused_with_what_to_drop(config, tmp_path, m
     grid = Grid(config, seed=range(6))
     need = memory.needed(grid.arms(HERE), lm)
     weights = 48 * (2 * 32 + 1) + 32
-    assert need.saes == {f"topk-seed{seed}": 3 * 4 * weights for seed in range(6)}
-    assert need.step == 4 * weights + 1.5 * 32 * 48 * 4
+    one = 3 * 4 * weights + 8 * (48 + 1)
+    assert need.saes == {f"topk-seed{seed}": one for seed in range(6)}
+    assert need.step == 2 * 4 * weights + 48 * 32 * 4 + 1.5 * 32 * 48 * 4
     assert need.stream == 2 * 8 * 16 * 32 * 4
-    monkeypatch.setattr(memory, "available", lambda device: need.total - 3 * 4 * weights - 1)
+    monkeypatch.setattr(memory, "available", lambda device: need.total - one - 1)
     with pytest.raises(InputError) as refusal:
         train(grid, tmp_path / "run")
     message = str(refusal.value)
@@ -442,11 +560,67 @@ def test_a_grid_that_cannot_fit_is_refused_with_what_to_drop(config, tmp_path, m
     assert len(train(grid, tmp_path / "run")) == 6
 
 
+def test_only_what_learns_has_moments_and_gradients_and_controls_keep_buffers(lm):
+    def need(kind, **settings):
+        (one,) = Grid(replace(SMALL, sae=(kind,), aux=0.0, **settings)).arms(HERE).values()
+        found = memory.needed({"one": one}, lm)
+        return found.saes["one"], found.step
+
+    (kept, step), rows = need("topk"), 4 * 48 * 32
+    assert need("topk+frozen_decoder") == (kept - 2 * rows, step - rows)
+    assert need("topk+frozen_encoder") == (kept - 2 * (rows + 4 * 48), step - rows - 4 * 48)
+    assert need("topk+untrained") == (kept - 2 * (2 * rows + 4 * 80), step - 2 * rows - 4 * 80)
+    assert need("topk+soft_frozen_decoder") == (kept + rows, step + 4 * rows)
+    pca = 4 * (8 * (2 * 32 + 1) + 32) + 8 * (32 * 32 + 32 + 2) + 8 * 9
+    assert need("pca") == (pca, 1.5 * 4 * 32 * 8 + 8 * 32 * (32 + 7 * 32))
+    block = 8 * 16 * 32 * 4
+    (live,) = Grid(replace(SMALL, activations="live", block=2, window=16)).arms(HERE).values()
+    assert memory.needed({"live": live}, lm).stream == 10 * block // 8
+
+
+def resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def give_back() -> None:
+    """Free memory goes back to the system, so that the process is as large as what it holds."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak of the process")
+@pytest.mark.parametrize("kind", ["topk", "topk+soft_frozen_decoder", "topk+frozen_encoder", "kron", "relu", "pca"])
+def test_a_step_takes_about_what_is_said(kind, lm, monkeypatch):
+    """The growth of the process from before there is an autoencoder to the dearest of four steps."""
+    here = HERE[0].site
+    config = TrainConfig(
+        sae=(kind,), site=str(here), n_latents=8192, k=16, batch=512, block=1, window=2, dead_after=512, log_every=1
+    )
+    monkeypatch.setattr(lm, "width", lambda site: 768)
+    need = memory.needed({"one": config}, lm).total
+    x = torch.randn(512, 768, generator=torch.Generator().manual_seed(0))
+    jobs = []
+    for settings in (replace(config, n_latents=256), config):  # what is only there once is there after the first
+        jobs.clear()
+        give_back()
+        before = resident("VmRSS")
+        jobs.append(new_job("one", settings, {here: x}, torch.device("cpu")))
+        give_back()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+        for step in range(4):
+            loop_module.step_all({HERE[0]: jobs}, {here: x}, step, 512 * (step + 1))
+            jobs[0].refresh_dead(512 * (step + 1))
+    assert 0.6 * need < resident("VmHWM") - before < 1.25 * need
+
+
 def test_what_is_needed_is_said_before_the_start(config, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("MONOSEM_PROGRESS")
     train(replace(config, site="resid_post.{0,1}"), tmp_path / "run")
     said = capsys.readouterr().err
     assert "memory beside the model: " in said
+    assert "; not counted: what the model needs of its own when it records\n" in said
     assert said.index("memory beside") < said.index("recording")
 
 

@@ -12,7 +12,6 @@ from torch.nn.functional import one_hot
 
 import run_folder
 import tiny
-from monosem.cli import main
 from monosem.evaluation import FeatureStatistics, feature_statistics, promoted, read_prompt, search_features
 from monosem.evaluation.prompt import prompt_ids
 from monosem.evaluation.word import Text, Word, around
@@ -289,26 +288,13 @@ def place(tmp_path_factory):
     named = run_folder.inputs(folder)
     settings = {**run_folder.SETTINGS, **named, "tokens": 1600, "distinct_tokens": 1600, "sae": "kron,topk"}
     settings |= {"heads": 4, "base": 3, "extension": 4}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for key, value in run_folder.environment(folder).items():
-            patch.setenv(key, value)
-        assert main(["train", *run_folder.flags(settings), "--run", "run", "--json"]) == 0
+    run_folder.train_inside(folder, settings, "run")
     return folder
 
 
 @pytest.fixture
 def call(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    for key, value in run_folder.environment(place).items():
-        monkeypatch.setenv(key, value)
-
-    def run(*arguments):
-        status = main(list(arguments))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
+    return run_folder.caller(place, monkeypatch, capsys)
 
 
 def test_a_prompt_is_shown_token_by_token(call, place):
@@ -373,8 +359,4 @@ def test_a_search_lists_features_with_their_reason(call):
     ],
 )
 def test_bad_input_is_one_line(call, arguments, message):
-    status, out, err = call("features", "run", *arguments)
-    assert (status, out) == (2, "")
-    assert err.startswith("monosem: ")
-    assert message in err
-    assert len(err.splitlines()) == 1
+    run_folder.assert_refused(call("features", "run", *arguments), message)

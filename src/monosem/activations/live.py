@@ -16,10 +16,12 @@ from monosem.shapes.exclusion import Exclusion
 from monosem.text import Windows
 
 CALIBRATION_WINDOWS = 32
+PASS_WINDOWS = 8
+"""Windows that go through the model at once."""
 
 
 def calibrate(
-    lm: LanguageModel, windows: Windows, sites: list[Site], exclusion: Exclusion, *, batch: int = 8
+    lm: LanguageModel, windows: Windows, sites: list[Site], exclusion: Exclusion, *, batch: int = PASS_WINDOWS
 ) -> Exclusion:
     """Set the rule's norm limits from the first windows of the text, `batch` at a time as a source reads them."""
     sample = windows.tokens[:CALIBRATION_WINDOWS]
@@ -36,7 +38,7 @@ class Live:
     """
 
     def __init__(
-        self, lm: LanguageModel, windows: Windows, sites: list[Site], exclusion: Exclusion, *, batch: int = 8
+        self, lm: LanguageModel, windows: Windows, sites: list[Site], exclusion: Exclusion, *, batch: int = PASS_WINDOWS
     ) -> None:
         self.lm, self.windows, self.exclusion, self.batch = lm, windows, exclusion, batch
         self.sites, self.n_windows = tuple(sites), len(windows.tokens)

@@ -157,8 +157,8 @@ def _bytes(array: Tensor) -> np.ndarray:
     return array.view(torch.int16 if array.dtype.itemsize == 2 else torch.int32).numpy()
 
 
-def _shard_path(folder: Path, start: int, windows: int, site: Site | str) -> Path:
-    return folder / f"{start:08}-{windows}.{site}.bin"
+def _shard_path(folder: Path, start: int, windows: int, site: Site) -> Path:
+    return folder / f"{start:08}-{windows}.{site.file_name}.bin"
 
 
 def _recorded(folder: Path, start: int) -> int:

@@ -13,6 +13,7 @@ from monosem import __version__
 COMMANDS = {
     "demo": "train, measure and read three autoencoders of a real model, from nothing, in minutes",
     "train": "train autoencoders on a model's activations; continues where it stopped",
+    "boost": "teach a trained autoencoder new domains, and measure what that costs elsewhere",
     "sites": "where a model's activations can be read and replaced",
     "record": "record activations to disk for later training",
     "evaluate": "measure autoencoders on held-out text",

@@ -3,11 +3,13 @@
   monosem compare runs/first runs/second
   monosem compare runs/demo/saes/topk runs/demo/saes/jumprelu --output compare.html
   monosem compare runs/seed-0 runs/seed-1 runs/seed-2 --loss-windows 0 --json
+  monosem compare runs/grid --site resid_post.12 --sae "topk-k32-*"
 
 Figures are those of monosem evaluate. Differences are to the first autoencoder, with 95 % intervals from pairs of
 windows: both are measured on each, so what is hard for both cancels. They say what other text would change, not what
 other training seeds would. Two latents match by the cosine of their decoder rows: each with its nearest, and one to
 one; only latents alive on these tokens take part, and chance is the same with random directions of equal covariance.
+Autoencoders of several sites are compared with those of their own site, a table each.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ _ALL_PAIRS = 10
 def arguments(parser: argparse.ArgumentParser) -> None:
     subject.arguments(parser, windows=256)
     parser.add_argument("others", type=Path, nargs="*", help="further runs or autoencoders")
+    subject.choosing(parser)
     evaluate.loss_flags(parser)
     parser.add_argument(
         "--one-to-one",
@@ -49,24 +52,48 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
-    from monosem.evaluation import compare
+    from monosem.evaluation import Comparison
 
     flag.use_threads(parsed)
-    opened = subject.open_subject(parsed, parsed.others)
-    if len(opened.saes) < 2:
-        raise InputError(f"{parsed.folder} has one autoencoder: name another run or autoencoder to compare it with")
-    found = compare(
-        opened.saes,
-        opened.lm,
-        opened.windows,
+    opened = subject.open_subject(parsed, parsed.others, subject.Choice(parsed.site, parsed.sae))
+    groups = subject.by_site(opened)
+    _check(parsed, groups)
+    found = {place: _compared(parsed, part) for place, part in groups.items()}
+    written = {}
+    if parsed.output is not None:
+        (one,) = found.values()
+        written = {"page": str(_page(parsed.output, opened, one))}
+    texts = {place: summary(one, groups[place]) for place, one in found.items()}
+    shown = [f"at {place}\n\n{text}" if len(texts) > 1 else text for place, text in texts.items()]
+    text = "\n".join(["\n\n\n".join(shown), *_page_lines(written)])
+    show(parsed, Comparison.joined(found.values()).to_json() | written, text)
+
+
+def _check(parsed: argparse.Namespace, groups: dict[str, subject.Subject]) -> None:
+    """Raises `InputError` unless every group can be compared, and written where that was asked for."""
+    choose = f"choose with --site among {', '.join(groups)}"
+    for place, part in groups.items():
+        if len(part.saes) < 2:
+            (name,) = part.saes
+            ways = "name another run or autoencoder to compare it with" + (f", or {choose}" if len(groups) > 1 else "")
+            raise InputError(f"{name} is the only autoencoder at {place}: {ways}")
+    if parsed.output is not None and len(groups) > 1:
+        raise InputError(f"--output is a page about one site: {choose}")
+
+
+def _compared(parsed: argparse.Namespace, part: subject.Subject) -> Comparison:
+    from monosem.evaluation import compare
+
+    return compare(
+        part.saes,
+        part.lm,
+        part.windows,
         loss_windows=parsed.loss_windows,
         loss_per_k=parsed.loss_per_k,
         one_to_one=parsed.one_to_one,
         seed=parsed.seed,
         command=subject.command(),
     )
-    written = {} if parsed.output is None else {"page": str(_page(parsed.output, opened, found))}
-    show(parsed, found.to_json() | written, "\n".join([summary(found, opened), *_page_lines(written)]))
 
 
 def _page(path: Path, opened: subject.Subject, found: Comparison) -> Path:

@@ -80,7 +80,7 @@ def measure(
     from monosem.evaluation import evaluate
 
     found = {}
-    for part in subject.by_site(opened):
+    for part in subject.by_site(opened).values():
         found |= evaluate(
             _with_budgets(part.saes, further),
             part.lm,

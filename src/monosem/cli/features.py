@@ -134,15 +134,17 @@ def _promotes(sae: SAE, lm: LanguageModel, latents: list[int], n: int = 5) -> di
 
 def _about(latent: int, words: list[str], statistics: FeatureStatistics | None, sae: SAE) -> dict[str, Any]:
     density = None if statistics is None else statistics.density(latent)
-    return {"density": density, "promotes": words} | _factors(sae, latent)
+    return {"density": density, "promotes": words} | _standing(sae, latent)
 
 
-def _factors(sae: SAE, latent: int) -> dict[str, Any]:
-    """Head, base and extension of a latent of a KronSAE."""
+def _standing(sae: SAE, latent: int) -> dict[str, Any]:
+    """Head, base and extension of a latent of a KronSAE; group and number there of one of a composition."""
     from monosem.report.parent import factors
+    from monosem.sae import origin
 
     found = factors(sae, latent)
-    return {} if found is None else {"factors": found._asdict()}
+    place = {} if found is None else {"factors": found._asdict()}
+    return place | ({"origin": "/".join(map(str, origin(sae, latent)))} if "groups" in sae.info else {})
 
 
 def _prompt_text(name: str, value: dict[str, Any], model: str, densities: bool) -> str:
@@ -165,9 +167,10 @@ def _firing(firing: dict[str, Any], about: dict[str, Any]) -> str:
 
 
 def _name(latent: int, about: dict[str, Any]) -> str:
-    """The number of a latent, and where it stands in a KronSAE."""
-    parents = about.get("factors")
-    return str(latent) if parents is None else f"{latent} ({', '.join(map(str, parents.values()))})"
+    """The number of a latent, and where it stands in a KronSAE or a composition."""
+    places = [", ".join(map(str, about["factors"].values()))] if "factors" in about else []
+    places += [about["origin"]] if "origin" in about else []
+    return " ".join([str(latent), *(f"({place})" for place in places)])
 
 
 def _run_search(
@@ -177,7 +180,7 @@ def _run_search(
 
     hits = search_features(statistics, sae, lm, parsed.search, regex=parsed.regex, n=parsed.list)
     value = {"sae": name, "search": parsed.search, "regex": parsed.regex, "tokens": statistics.n_tokens}
-    found = [hit._asdict() | {"density": statistics.density(hit.latent)} | _factors(sae, hit.latent) for hit in hits]
+    found = [hit._asdict() | {"density": statistics.density(hit.latent)} | _standing(sae, hit.latent) for hit in hits]
     header = ["feature", "why", "mean on it", "elsewhere", "of all", "density", "promoted"]
     rows = [_hit_row(hit, one) for hit, one in zip(hits, found, strict=True)]
     note = (
@@ -203,7 +206,7 @@ def gather(opened: subject.Subject, *, refresh: bool = False) -> dict[str, Featu
         if all(one.n_windows >= len(opened.windows.tokens) for one in stored.values()):
             return stored
     statistics = {}
-    for part in subject.by_site(opened):
+    for part in subject.by_site(opened).values():
         statistics |= feature_statistics(part.saes, part.lm, part.windows, command=subject.command())
     if opened.own:
         for name, one in statistics.items():
@@ -232,7 +235,7 @@ def detail(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageMode
         "promotes": [] if tokens is None else [decode([token]) for token in tokens.top_ids[0].tolist()],
         "suppresses": [] if tokens is None else [decode([token]) for token in tokens.bottom_ids[0].tolist()],
         "top": [_context(context, lm) for context in statistics.top(index, contexts)],
-    } | _factors(sae, index)
+    } | _standing(sae, index)
 
 
 def _context(context: Context, lm: LanguageModel) -> dict[str, Any]:
@@ -250,7 +253,7 @@ def _row(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel)
     feature = detail(index, statistics, sae, lm, 0)
     tokens = [" ".join(repr(token)[1:-1] for token in feature[key][:5]) for key in ("promotes", "suppresses")]
     return [
-        str(index),
+        _name(index, feature),
         f"{feature['density']:.2%}",
         f"{feature['mean']:.2f}",
         f"{feature['max']:.2f}",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from monosem.cli import flag
 from monosem.cli.output import say, show
-from monosem.cli.subject import PLAIN
+from monosem.training.config import PLAIN
 
 if TYPE_CHECKING:
     from monosem.lm import LanguageModel

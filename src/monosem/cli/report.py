@@ -5,7 +5,7 @@
   monosem report runs/first runs/second/saes/topk --output both.html
 
 Evaluates and gathers feature statistics first where that is not done yet. Several folders make one page, if their
-autoencoders read the same model, text and site.
+autoencoders read the same model and text.
 """
 
 from __future__ import annotations

@@ -6,22 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monosem.cli.output import say
 from monosem.shapes import InputError
-from monosem.training.config import TrainConfig
+from monosem.training.config import PLAIN, TrainConfig
 
 if TYPE_CHECKING:
     from monosem.lm import LanguageModel
     from monosem.sae import SAE
     from monosem.text import Windows
 
-
-PLAIN: dict[str, Any] = dict.fromkeys(("text_config", "revision", "take", "chat", "tokenised", "token_hash"))
-PLAIN |= {"split": "train", "assistant_only": False, "repeat": False}
-"""What `--text` changes beside the text: another one is read as plain text, whatever the run was trained on."""
 
 READING = ("model", "reinit", "dtype", "device", "text", "column", "window", "bos", "separator", "held_out", *PLAIN)
 """Settings that decide which activations an autoencoder is measured on."""
@@ -47,6 +43,38 @@ class Subject(NamedTuple):
     """Whether model, text and precision are those of training: only then are results stored."""
 
 
+class Choice(NamedTuple):
+    """Which autoencoders of the folders are meant: those at these sites, with these names. None: any."""
+
+    site: str | None = None
+    sae: str | None = None
+
+    def of(self, part: Part, lm: LanguageModel) -> Part:
+        """Raises `InputError` where none is left."""
+        from monosem.lm.pattern import matching, parts, spelled_out
+
+        saes = dict(part.saes)
+        if self.site is not None:
+            sites = {str(site) for site in matching(self.site, lm)}
+            saes = {name: sae for name, sae in saes.items() if sae.info.get("site") in sites}
+            if not saes:
+                raise InputError(f"--site {self.site}: the autoencoders are at {', '.join(places(part.saes))}")
+        if self.sae is not None:
+            words = [word for one in parts(self.sae) for word in spelled_out(one)]
+            known, saes = saes, {name: sae for name, sae in saes.items() if any(map(PurePath(name).match, words))}
+            if not saes:
+                raise InputError(f"--sae {self.sae}: the autoencoders are {', '.join(known)}")
+        return part._replace(saes=saes, folders={name: part.folders[name] for name in saes})
+
+
+def choosing(parser: argparse.ArgumentParser) -> None:
+    """The flags of a `Choice`."""
+    parser.add_argument("--site", help="only autoencoders at these sites: names and patterns, as for train")
+    parser.add_argument(
+        "--sae", metavar="NAME", help="only autoencoders of these names, or ends of names: topk, *-seed0, run/topk"
+    )
+
+
 def arguments(parser: argparse.ArgumentParser, windows: int) -> None:
     parser.add_argument("folder", type=Path, help="a run, or one autoencoder")
     parser.add_argument(
@@ -63,34 +91,38 @@ def arguments(parser: argparse.ArgumentParser, windows: int) -> None:
     parser.add_argument("--device", help="device of the model (default: as in training)")
 
 
-def open_subject(parsed: argparse.Namespace, others: Sequence[Path] = ()) -> Subject:
+def open_subject(parsed: argparse.Namespace, others: Sequence[Path] = (), choice: Choice | None = None) -> Subject:
     """Load everything a command asks for; raises `InputError`.
 
     With `others`, folders to be compared with that of `parsed`, autoencoders are named RUN/NAME.
     """
     from monosem.training.run import first_windows, run_windows
 
-    (saes, folders, config), lm = open_saes(parsed, others)
+    (saes, folders, config), lm = open_saes(parsed, others, choice)
     text = run_windows(config, lm, "held_out")
     if parsed.windows < 1:
         raise InputError(f"--windows {parsed.windows}: give at least 1")
     return Subject(saes, folders, lm, first_windows(text, parsed.windows), config, own=not _asked(parsed))
 
 
-def open_saes(parsed: argparse.Namespace, others: Sequence[Path] = ()) -> tuple[Part, LanguageModel]:
+def open_saes(
+    parsed: argparse.Namespace, others: Sequence[Path] = (), choice: Choice | None = None
+) -> tuple[Part, LanguageModel]:
     """Autoencoders on the device of their model, without any text. Raises `InputError`."""
     from monosem.training.model import load_model
 
-    parts = [_part(folder, parsed) for folder in (parsed.folder, *others)]
-    part = parts[0] if len(parts) == 1 else _compared(parts)
+    found = [_part(folder, parsed) for folder in (parsed.folder, *others)]
+    part = found[0] if len(found) == 1 else _compared(found)
     lm = load_model(part.config)
+    part = part if choice is None else choice.of(part, lm)
     _check_model(part.saes, lm)
     for sae in part.saes.values():
         sae.to(lm.device)
     if others:
         from monosem.evaluation import shared_place
 
-        shared_place(part.saes, lm)
+        for group in places(part.saes).values():
+            shared_place(group, lm)
     return part, lm
 
 
@@ -111,12 +143,12 @@ def _part(folder: Path, parsed: argparse.Namespace) -> Part:
     return Part({name: saes[name] for name in names}, {name: folders[name] for name in names}, config)
 
 
-def _compared(parts: Sequence[Part]) -> Part:
+def _compared(runs: Sequence[Part]) -> Part:
     """Autoencoders of several runs, which must read the same model and text."""
     saes: dict[str, SAE] = {}
     folders: dict[str, Path] = {}
-    first = parts[0].config
-    for part in parts:
+    first = runs[0].config
+    for part in runs:
         for name, sae in part.saes.items():
             full = f"{run_of(part.folders[name]).name}/{name}"
             if full in saes:
@@ -137,14 +169,21 @@ def run_of(folder: Path) -> Path:
     return next((parent.parent for parent in above[:2] if parent.name == "saes"), above[1])
 
 
-def by_site(opened: Subject) -> list[Subject]:
-    """The same in parts that are measured together: those that read one site and predict one."""
-    places: dict[tuple[Any, ...], dict[str, SAE]] = {}
-    for name, sae in opened.saes.items():
-        places.setdefault((sae.info.get("site"), sae.info.get("target")), {})[name] = sae
-    return [
-        opened._replace(saes=saes, folders={name: opened.folders[name] for name in saes}) for saes in places.values()
-    ]
+def by_site(opened: Subject) -> dict[str, Subject]:
+    """The same in parts that are measured together, by their place."""
+    return {
+        place: opened._replace(saes=saes, folders={name: opened.folders[name] for name in saes})
+        for place, saes in places(opened.saes).items()
+    }
+
+
+def places(saes: dict[str, SAE]) -> dict[str, dict[str, SAE]]:
+    """Those that read one site and predict one, by that site, or by SITE → TARGET."""
+    found: dict[str, dict[str, SAE]] = {}
+    for name, sae in saes.items():
+        target = f" → {sae.info['target']}" if sae.info.get("target") else ""
+        found.setdefault(f"{sae.info.get('site')}{target}", {})[name] = sae
+    return found
 
 
 def _config(saes: dict[str, SAE]) -> TrainConfig:

@@ -23,6 +23,9 @@ Controls say what figures are worth: --controls trains, beside every autoencoder
 (+soft_frozen_decoder) and with a random encoder (+frozen_encoder), and one pca of k components. --reinit trains on
 the model with random weights. With --target an autoencoder predicts another, later site: a transcoder.
 
+An autoencoder that diverges stops alone: the others go on, it has a line in metrics.jsonl and no folder, and the
+command ends with status 2.
+
 Ctrl-C writes a checkpoint. The same command, or --resume, goes on from the last one; the result is the same,
 bit for bit, as if nothing had happened (same machine, same number of threads).
 """
@@ -54,7 +57,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     flag.use_threads(parsed)
-    from monosem.training import open_run, train
+    from monosem.training import diverged, open_run, train
+    from monosem.training.divergence import summed_up
 
     if parsed.resume:
         if parsed.run and parsed.run != parsed.resume:
@@ -71,10 +75,17 @@ def run(parsed: argparse.Namespace) -> None:
     saes = train(grid, parsed.run)
     for note in notes(saes):
         say(note)
+    lost = diverged(parsed.run)
     rows = [[name, f"{sae.n_latents:,}", str(parsed.run / "saes" / name)] for name, sae in saes.items()]
-    result = {"run": str(parsed.run), "saes": {row[0]: row[2] for row in rows}}
+    result = {
+        "run": str(parsed.run),
+        "saes": {row[0]: row[2] for row in rows},
+        "diverged": {name: one._asdict() for name, one in lost.items()},
+    }
     text = table(["autoencoder", "latents", "folder"], rows)
     show(parsed, result, f"{text}\n\nnext: monosem evaluate {parsed.run}")
+    if lost:
+        raise InputError(f"{summed_up(lost)}; {len(saes)} good in {parsed.run / 'saes'}")
 
 
 def _name(grid: Grid) -> str:

@@ -1,7 +1,8 @@
-"""Several autoencoders of one site on the same tokens: what each does, paired differences, shared features."""
+"""Several autoencoders on the same tokens: what each does, paired differences, shared features."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -23,11 +24,21 @@ METRICS = ("explained_variance", "l0", "ce_loss_score", "ce_loss_score_mean", "c
 
 @dataclass(frozen=True)
 class Comparison:
-    """Evaluations by name, and differences and matches of every pair, the earlier name as `a`."""
+    """Evaluations by name, and differences and matches of every pair of one site, the earlier name as `a`."""
 
     evaluations: dict[str, Evaluation]
     differences: list[Difference]
     matches: list[Match]
+
+    @classmethod
+    def joined(cls, found: Iterable[Comparison]) -> Comparison:
+        """Comparisons at several sites as one, which has no pairs across them."""
+        found = list(found)
+        return cls(
+            {name: evaluation for one in found for name, evaluation in one.evaluations.items()},
+            [difference for one in found for difference in one.differences],
+            [match for one in found for match in one.matches],
+        )
 
     def difference(self, metric: str, a: str, b: str) -> Difference:
         """Of one pair, in either order. Raises `InputError` for a name or metric that was not compared."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from monosem.evaluation import per_k
@@ -47,8 +47,13 @@ class Evaluation:
     space: str = "raw"
     terms: dict[str, Terms] = field(default_factory=dict, compare=False, repr=False)
     """What each window adds to the metrics that are quotients of sums: for paired differences; not in JSON."""
-    alive: Bool[Tensor, " F"] | None = field(default=None, compare=False, repr=False)
-    """Which latents are active on any of these tokens; not in JSON."""
+    density: Float64[Tensor, " F"] | None = field(default=None, compare=False, repr=False)
+    """The share of these tokens on which each latent is active; not in JSON."""
+
+    @property
+    def alive(self) -> Bool[Tensor, " F"] | None:
+        """Which latents are active on any of these tokens."""
+        return None if self.density is None else self.density > 0
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; a metric that is not defined is null."""
@@ -199,7 +204,7 @@ def _evaluation(
         n_tokens=first.variation.tokens,
         n_excluded=windows.tokens.numel() - first.variation.tokens,
         terms=terms,
-        alive=measured.alive(),
+        density=measured.density(),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxtyping import Bool
+from jaxtyping import Float64
 from torch import Tensor
 
 from monosem.evaluation.batch import Batch
@@ -65,9 +65,9 @@ class Reconstruction:
             **{name: Figure(value) for name, value in exact.items()},
         }
 
-    def alive(self) -> Bool[Tensor, " F"]:
-        """Which latents are active on any token."""
-        return self._density.densities() > 0
+    def density(self) -> Float64[Tensor, " F"]:
+        """The share of tokens on which each latent is active."""
+        return self._density.densities()
 
     def compat(self) -> dict[str, float]:
         """Figures that exist only to compare with other tools' tables."""

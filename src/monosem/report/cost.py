@@ -8,7 +8,7 @@ from monosem.evaluation.per_k import most
 from monosem.report.parent import dead_parents, shape_of
 from monosem.report.subject import Subject
 from monosem.report.table import Cell, Column
-from monosem.sae import KronEncoder, flops
+from monosem.sae import GroupedEncoder, KronEncoder, flops, groups
 
 
 def remarks(subjects: Sequence[Subject]) -> list[str]:
@@ -31,6 +31,8 @@ def columns(subjects: Sequence[Subject]) -> list[Column]:
 
 def _encoder(subject: Subject) -> Cell:
     encoder = subject.sae.encoder
+    if isinstance(encoder, GroupedEncoder):
+        return Cell(" + ".join(f"{group.name} {group.n_latents:,}" for group in groups(subject.sae)))
     if not isinstance(encoder, KronEncoder):
         return Cell("dense")
     heads, base, extension = encoder.shape

@@ -13,6 +13,7 @@ from monosem.lm.spelling import Spelling
 from monosem.report.context import Line, line, peak
 from monosem.report.parent import Factors, Sibling, factors, siblings
 from monosem.report.subject import Subject
+from monosem.sae import origin
 
 TOP, GROUPS, WORDS, BINS = 5, 3, 8, 24
 
@@ -29,11 +30,13 @@ class Feature(NamedTuple):
 
     `histogram` counts its activations in equal bins from 0 to `max`; `peaks` are the distinct texts it fires
     on most; `sampled` has one random context from each third of its activations, the strongest third first.
-    A latent of a KronSAE has factors, and siblings among the latents that are shown.
+    A latent of a KronSAE has factors, and siblings among the latents that are shown; one of a composition has an
+    origin: its group, and its number there.
     """
 
     latent: int
     factors: Factors | None
+    origin: str | None
     siblings: list[Sibling]
     density: float
     tokens: int
@@ -88,6 +91,7 @@ def _feature(
     return Feature(
         latent=latent,
         factors=factors(subject.sae, latent),
+        origin="/".join(map(str, origin(subject.sae, latent))) if "groups" in subject.sae.info else None,
         siblings=siblings(subject.sae, latent, shown),
         density=own.density(latent),
         tokens=len(values),

@@ -14,8 +14,9 @@ from monosem.sae.card import sae_card
 from monosem.sae.dense import DenseEncoder
 from monosem.sae.encoder import Encoder
 from monosem.sae.function import decode
+from monosem.sae.grouped import GroupRule
 from monosem.sae.kron import KronEncoder
-from monosem.sae.rule import JumpReLU, Rule, TopK
+from monosem.sae.rule import Rule, TopK
 from monosem.shapes import InputError
 from monosem.shapes.codes import Codes
 
@@ -129,6 +130,11 @@ class SAE(nn.Module):
         return "raw" if self.code_scale == 1 else "scaled"
 
     @property
+    def rules(self) -> list[Rule]:
+        """The rule, or of a composition that of each group."""
+        return list(self.rule) if isinstance(self.rule, GroupRule) else [self.rule]
+
+    @property
     def centre(self) -> Tensor | None:
         """What the encoder subtracts from its scaled input."""
         return self.b_dec if self.subtract_b_dec else None
@@ -200,30 +206,46 @@ class SAE(nn.Module):
         if self.W_skip is not None:
             self.W_skip.zero_()
 
+    def set_out_scale(self, target: Float[Tensor, "B E"]) -> None:
+        """Multiply outputs inside so that E‖out_scale·target‖² = d_out; codes are in these units."""
+        self._out_scale = self.code_scale = _unit_scale(target)
+
+    def adopt_spaces(self, other: SAE) -> None:
+        """Use the scales and the centring of another autoencoder; weights stay."""
+        self.scale, self._out_scale, self.code_scale = other.scale, other._out_scale, other.code_scale
+        self.subtract_b_dec = other.subtract_b_dec
+
     @torch.no_grad()
+    def expressed(self, scale: float, out_scale: float | None = None, code_scale: float | None = None) -> SAE:
+        """A copy with other units inside, the same function to rounding.
+
+        Inputs are multiplied by `scale`, outputs by `out_scale` (None: by `scale`), and codes are in units of
+        `code_scale`·y (None: those they are in).
+        """
+        new = copy.deepcopy(self)
+        new.scale, new._out_scale = scale, out_scale
+        new.code_scale = self.code_scale if code_scale is None else code_scale
+        inputs, outputs, codes = (
+            self.scale / new.scale,
+            new.out_scale / self.out_scale,
+            new.code_scale / self.code_scale,
+        )
+        new.encoder.rescale(inputs, codes)
+        new.b_dec.mul_(outputs)
+        new.W_dec.mul_(outputs / codes)
+        if new.W_skip is not None:
+            new.W_skip.mul_(inputs * outputs)
+        for rule in new.rules:
+            rule.rescale(codes)
+        return new
+
     def fold(self, units: Literal["scaled", "raw"] = "scaled") -> SAE:
         """The same function with both scales 1, equal to rounding.
 
         `scaled` keeps every code as it is and gives decoder rows the norm 1/out_scale; `raw` divides codes by
         out_scale and keeps decoder rows at unit norm.
         """
-        folded, s, out = copy.deepcopy(self), self.scale, self.out_scale
-        folded.scale, folded._out_scale = 1.0, None
-        folded.b_dec.div_(out)
-        if folded.W_skip is not None:
-            folded.W_skip.mul_(s / out)
-        if units == "scaled":
-            folded.encoder.rescale(s, 1.0)
-            folded.W_dec.div_(out)
-            return folded
-        folded.code_scale = 1.0
-        folded.encoder.rescale(s, 1 / out)
-        if isinstance(folded.rule, JumpReLU):
-            folded.rule.bandwidth /= out
-        for units_of_codes in (getattr(folded.rule, "threshold", None), getattr(folded.rule, "cut", None)):
-            if units_of_codes is not None:
-                units_of_codes.div_(out)
-        return folded
+        return self.expressed(1.0, None, None if units == "scaled" else 1.0)
 
     def _repr_html_(self) -> str:
         return sae_card(self)

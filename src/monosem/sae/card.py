@@ -18,8 +18,7 @@ def sae_card(sae: Any) -> str:
     rows = {
         "where": _where(info),
         "latents": f"{sae.n_latents:,}, from {sae.d_in:,} numbers a token to {sae.d_out:,}",
-        "encoder": _words(ENCODERS, sae.encoder),
-        "rule": _words(RULES, sae.rule),
+        **_made_of(sae),
         "trained": _training(info),
         "scale": f"{scale}; codes in {'raw units' if sae.space == 'raw' else f'units of {sae.code_scale:.4g} · x'}",
         "left out": str(Exclusion.of(info)).removeprefix("excluded: ") if "exclusion" in info else "",
@@ -33,6 +32,17 @@ def _where(info: dict[str, Any]) -> str:
     target = info.get("target") or site
     model = info.get("model", {}).get("name")
     return (site if target == site else f"{site} → {target}") + (f" of {model}" if model else "")
+
+
+def _made_of(sae: Any) -> dict[str, str]:
+    """Encoder and rule, or of a composition those of each group."""
+    if len(sae.rules) == 1:
+        return {"encoder": _words(ENCODERS, sae.encoder), "rule": _words(RULES, sae.rule)}
+    parts = zip(sae.info["groups"], sae.encoder, sae.rules, strict=True)
+    return {
+        group["name"]: f"{encoder.n_latents:,} latents; {_words(ENCODERS, encoder)}; {_words(RULES, rule)}"
+        for group, encoder, rule in parts
+    }
 
 
 def _words(known: Mapping[str, type], part: Any) -> str:

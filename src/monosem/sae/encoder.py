@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from monosem.sae.dense import DenseEncoder
+from monosem.sae.grouped import GroupedEncoder
 from monosem.sae.kron import KronEncoder
 
-Encoder = DenseEncoder | KronEncoder
+Encoder = DenseEncoder | KronEncoder | GroupedEncoder
 
-ENCODERS: dict[str, type[Encoder]] = {"dense": DenseEncoder, "kron": KronEncoder}
+ENCODERS: dict[str, type[DenseEncoder | KronEncoder]] = {"dense": DenseEncoder, "kron": KronEncoder}
+"""Those that can be trained; a `GroupedEncoder` holds several."""

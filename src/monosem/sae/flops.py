@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from monosem.sae.autoencoder import SAE
 from monosem.sae.encoder import Encoder
+from monosem.sae.grouped import GroupedEncoder
 from monosem.sae.kron import KronEncoder
 from monosem.sae.rule import BatchTopK, TopK
 
@@ -33,8 +34,9 @@ def cost(sae: SAE, k: int | None = None) -> Cost:
 
 def encoder_cost(encoder: Encoder, d_out: int, k: int) -> Cost:
     """The same, of an encoder that would be used with k active latents."""
-    products = encoder.n_latents if isinstance(encoder, KronEncoder) else 0
-    return Cost(encoder.weight.numel(), products, k * d_out)
+    parts = list(encoder) if isinstance(encoder, GroupedEncoder) else [encoder]
+    products = sum(part.n_latents for part in parts if isinstance(part, KronEncoder))
+    return Cost(sum(part.weight.numel() for part in parts), products, k * d_out)
 
 
 def dense_cost(d_in: int, n_latents: int, d_out: int, k: int) -> Cost:
@@ -45,10 +47,11 @@ def dense_cost(d_in: int, n_latents: int, d_out: int, k: int) -> Cost:
 def active(sae: SAE) -> int:
     """Active latents a token: exact for TopK, mean for BatchTopK; for other rules the mean that training ended with.
 
-    All latents where that was not stored.
+    All latents where that was not stored. Of a composition the sum of its groups.
     """
-    if isinstance(sae.rule, (TopK, BatchTopK)):
-        return sae.rule.k
+    rules = sae.rules
+    if all(isinstance(rule, (TopK, BatchTopK)) for rule in rules):
+        return sum(rule.k for rule in rules if isinstance(rule, (TopK, BatchTopK)))
     found = sae.info.get("training", {}).get("l0")
     return sae.n_latents if found is None else round(found)
 
@@ -62,7 +65,7 @@ def multiplier(sae: SAE, k: int | None = None) -> float:
 
 def encoder_share(sae: SAE) -> float:
     """Encoder rows over those of a dense encoder: 1/m + 1/n for a KronSAE, so 1 + 1/n at m = 1."""
-    return sae.encoder.weight.shape[0] / sae.n_latents
+    return encoder_cost(sae.encoder, sae.d_out, 0).encoder / (sae.d_in * sae.n_latents)
 
 
 def parameters(sae: SAE) -> dict[str, int]:

@@ -10,8 +10,11 @@ from safetensors.torch import load_file
 
 from monosem.disk import read_json, read_sealed, save_tensors, sealed, sha256, whole_folder, write_json
 from monosem.sae.autoencoder import SAE
+from monosem.sae.dense import DenseEncoder
 from monosem.sae.encoder import ENCODERS
-from monosem.sae.rule import RULES
+from monosem.sae.grouped import GroupedEncoder, GroupRule
+from monosem.sae.kron import KronEncoder
+from monosem.sae.rule import RULES, Rule
 from monosem.shapes import InputError
 
 FORMAT, VERSION = "monosem.sae", 1
@@ -36,17 +39,21 @@ _GROUP_KEYS = {"encoder", "rule", "n_latents"}
 
 def describe(sae: SAE) -> dict[str, Any]:
     """The configuration that rebuilds an autoencoder: constructor keywords of each axis."""
-    group = {
-        "n_latents": sae.n_latents,
-        "encoder": {"name": _name(ENCODERS, sae.encoder), **sae.encoder.config()},
-        "rule": {"name": _name(RULES, sae.rule), **sae.rule.config()},
-    }
+    encoders = list(sae.encoder) if isinstance(sae.encoder, GroupedEncoder) else [sae.encoder]
+    groups = [
+        {
+            "n_latents": encoder.n_latents,
+            "encoder": {"name": _name(ENCODERS, encoder), **encoder.config()},
+            "rule": {"name": _name(RULES, rule), **rule.config()},
+        }
+        for encoder, rule in zip(encoders, sae.rules, strict=True)
+    ]
     return {
         "format": FORMAT,
         "version": VERSION,
         "d_in": sae.d_in,
         "d_out": sae.d_out,
-        "groups": [group],
+        "groups": groups,
         "scale": sae.scale,
         "code_scale": sae.code_scale,
         "out_scale": sae.out_scale,
@@ -64,12 +71,10 @@ def build(config: dict[str, Any]) -> SAE:
         raise InputError(
             f"format {config.get('format')!r} version {config.get('version')!r}: expected {FORMAT!r} {VERSION}"
         )
-    if len(config["groups"]) != 1:
-        raise InputError(f"this autoencoder has {len(config['groups'])} groups, this version reads one")
-    (group,) = config["groups"]
-    _check_keys(group, _GROUP_KEYS, "group")
-    encoder = _part(ENCODERS, "encoder", group["encoder"], d_in=config["d_in"], n_latents=group["n_latents"])
-    rule = _part(RULES, "rule", group["rule"], n_latents=group["n_latents"])
+    groups = [_group(group, config["d_in"]) for group in config["groups"]]
+    if not groups:
+        raise InputError("the configuration has no group of latents: expected at least one")
+    encoder, rule = groups[0] if len(groups) == 1 else _grouped(groups)
     return SAE(
         encoder,
         rule,
@@ -168,6 +173,16 @@ def load(where: str | Path) -> SAE:
 
 def _name(table: dict[str, type], part: object) -> str:
     return next(name for name, kind in table.items() if type(part) is kind)
+
+
+def _group(config: dict[str, Any], d_in: int) -> tuple[DenseEncoder | KronEncoder, Rule]:
+    _check_keys(config, _GROUP_KEYS, "group")
+    encoder = _part(ENCODERS, "encoder", config["encoder"], d_in=d_in, n_latents=config["n_latents"])
+    return encoder, _part(RULES, "rule", config["rule"], n_latents=config["n_latents"])
+
+
+def _grouped(groups: list[tuple[DenseEncoder | KronEncoder, Rule]]) -> tuple[GroupedEncoder, GroupRule]:
+    return GroupedEncoder([encoder for encoder, _ in groups]), GroupRule([rule for _, rule in groups])
 
 
 def _part(table: dict[str, Any], axis: str, config: dict[str, Any], **sizes: int) -> Any:

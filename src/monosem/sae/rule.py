@@ -30,6 +30,9 @@ class Rule(nn.Module):
         """Constructor keywords, without `n_latents`."""
         raise NotImplementedError
 
+    def rescale(self, codes: float) -> None:
+        """Change the units of codes: thresholds are multiplied by `codes`."""
+
     def choose(self, pre: Float[Tensor, "B F"], bias: Float[Tensor, " F"] | None = None) -> Selected:
         """The entries kept, from pre-activations that still lack their bias; `pre` may be changed."""
         raise NotImplementedError
@@ -79,6 +82,9 @@ class BatchTopK(Rule):
             )
         return kernels.above(pre, self.cut.clamp_min(0).expand(self.n_latents))
 
+    def rescale(self, codes: float) -> None:
+        self.cut.mul_(codes)
+
     def _observe(self, values: Tensor) -> None:
         smallest = values.min().to(self.cut) if len(values) else torch.zeros_like(self.cut)
         self.cut.copy_(torch.where(self.cut.isnan(), smallest, torch.lerp(self.cut, smallest, self.rate)))
@@ -105,6 +111,11 @@ class JumpReLU(Rule):
 
     def learned(self) -> tuple[nn.Parameter, float]:
         return self.threshold, self.bandwidth
+
+    @torch.no_grad()
+    def rescale(self, codes: float) -> None:
+        self.bandwidth *= codes
+        self.threshold.mul_(codes)
 
     def choose(self, pre: Tensor, bias: Tensor | None = None) -> Selected:
         pre = _biased(pre, bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +81,32 @@ class Codes:
         if self.indices is None or self.offsets is not None:
             raise TypeError("at(k) needs fixed codes, such as those of a TopK autoencoder")
         return replace(self, values=self.values[:, :k], indices=self.indices[:, :k])
+
+    @classmethod
+    def beside(cls, parts: Sequence[Codes]) -> Codes:
+        """The same tokens over the latents of the first part, then of the second, …; ragged, in this order.
+
+        Stored zeros of fixed and ragged parts stay; differentiable in the values.
+        """
+        rows, indices, values, first = [], [], [], 0
+        for part in parts:
+            row, index, value = part._stored()
+            rows.append(row)
+            indices.append(index + first)
+            values.append(value)
+            first += part.n_latents
+        row = torch.cat(rows)
+        order = row.argsort(stable=True)
+        counts = torch.bincount(row, minlength=parts[0].rows)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(torch.cat(values)[order], torch.cat(indices)[order], first, offsets, parts[0].leading)
+
+    def _stored(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, latent and value of every stored entry; of dense codes, of every active one."""
+        if self.indices is None:
+            rows, latents = self.values.detach().nonzero(as_tuple=True)
+            return rows, latents, self.values[rows, latents]
+        return self.entry_rows(), self.indices.flatten(), self.values.flatten()
 
     def entries(self) -> tuple[Tensor, Tensor, Tensor]:
         """Row, latent and value of every active entry, in row order; detached."""

@@ -58,6 +58,14 @@ class Site(NamedTuple):
         return self.kind if self.layer is None else f"{self.kind}.{self.layer}"
 
     @property
+    def file_name(self) -> str:
+        """The spelling in names of files and folders, some of which may hold no colon: `model.layers.6.mlp-in`.
+
+        No site has a hyphen, so `Site.parse(name.replace("-", ":"))` gives it back.
+        """
+        return str(self).replace(":", "-")
+
+    @property
     def meaning(self) -> str:
         """What is there, as a phrase."""
         return KINDS[self.kind] if self.path is None else f"{ENDS[self.kind]} of the module {self.path}"

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from monosem.training.interruption import Interrupted
     from monosem.training.job import Job
     from monosem.training.loop import Loop
-    from monosem.training.run import open_run, train
+    from monosem.training.run import diverged, open_run, train
 
-__all__ = ["Grid", "Interrupted", "Job", "Loop", "TrainConfig", "open_run", "together", "train"]
+__all__ = ["Grid", "Interrupted", "Job", "Loop", "TrainConfig", "diverged", "open_run", "together", "train"]
 
 # The settings are needed for `--help`, where torch is not.
 __getattr__ = lazy(
@@ -22,6 +22,7 @@ __getattr__ = lazy(
         "Interrupted": "monosem.training.interruption",
         "Job": "monosem.training.job",
         "Loop": "monosem.training.loop",
+        "diverged": "monosem.training.run",
         "open_run": "monosem.training.run",
         "together": "monosem.training.comparison",
         "train": "monosem.training.run",

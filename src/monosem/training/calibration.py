@@ -14,21 +14,45 @@ from monosem.sae import SAE, BatchTopK, JumpReLU
 
 @torch.no_grad()
 def calibrate(sae: SAE, batches: list[Float[Tensor, "B D"]], k: int) -> dict[str, Any] | None:
-    """Scale every threshold by one factor; None for rules without thresholds.
+    """Set thresholds for a mean L0 of k on these tokens; None for rules without thresholds.
 
-    Each batch's factor makes its mean L0 exactly k; their mean is applied.
+    The one threshold of BatchTopK becomes the midpoint of the (k·N)-th and the next largest pre-activation of all N
+    tokens, so that L0 is k exactly (0 if fewer are positive). Those of JumpReLU are scaled by one factor: each batch's
+    own would make its L0 exactly k, and their mean is applied.
     """
     if not isinstance(sae.rule, (BatchTopK, JumpReLU)):
         return None
     sae.eval()
-    threshold = sae.rule.threshold if isinstance(sae.rule, JumpReLU) else sae.rule.cut
-    assert threshold is not None
-    if not (threshold > 0).all():
-        return {"factor": None, "reason": "some thresholds are not positive, so no factor moves them"}
-    before = sum(float(sae.codes(x).l0().float().mean()) for x in batches) / len(batches)
-    ratios = [kernels.batch_topk(sae.pre_acts(x) / threshold, k).values.min() for x in batches]
-    factor = torch.stack(ratios).mean()
-    threshold.mul_(factor)
-    after = sum(float(sae.codes(x).l0().float().mean()) for x in batches) / len(batches)
     tokens = sum(len(x) for x in batches)
-    return {"factor": float(factor), "l0_before": before, "l0_after": after, "training_tokens": tokens}
+    if isinstance(sae.rule, BatchTopK):
+        threshold = sae.rule.cut
+        before = None if threshold.isnan() else _l0(sae, batches)
+        was, now = threshold.clone(), quantile(sae, batches, k)
+        threshold.copy_(now)
+        found: dict[str, Any] = {"threshold": float(now), "factor": float(now / was)}
+    else:
+        threshold, before = sae.rule.threshold, _l0(sae, batches)
+        if not (threshold > 0).all():
+            return {"factor": None, "reason": "some thresholds are not positive, so no factor moves them"}
+        ratios = [kernels.batch_topk(sae.pre_acts(x) / threshold, k).values.min() for x in batches]
+        factor = torch.stack(ratios).mean()
+        threshold.mul_(factor)
+        found = {"factor": float(factor)}
+    return {**found, "l0_before": before, "l0_after": _l0(sae, batches), "training_tokens": tokens}
+
+
+@torch.no_grad()
+def quantile(sae: SAE, batches: list[Float[Tensor, "B D"]], k: int | float) -> Float[Tensor, ""]:
+    """The threshold above which there are k positive pre-activations a token, in the mean of all batches."""
+    wanted = round(k * sum(len(x) for x in batches))
+    largest = torch.empty(0, device=sae.W_dec.device)
+    for x in batches:
+        candidates = torch.cat([largest, sae.pre_acts(x).flatten()])
+        largest = candidates.topk(min(wanted + 1, len(candidates))).values
+    if len(largest) <= wanted or largest[wanted - 1] <= 0:
+        return torch.zeros((), device=largest.device)
+    return (largest[wanted - 1] + largest[wanted].clamp_min(0)) / 2
+
+
+def _l0(sae: SAE, batches: list[Float[Tensor, "B D"]]) -> float:
+    return sum(int(sae.codes(x).l0().sum()) for x in batches) / sum(len(x) for x in batches)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +13,16 @@ from torch import Tensor
 
 from monosem.disk import read_sealed, save_tensors, sealed, sha256, whole_folder, write_json
 from monosem.shapes import InputError
+from monosem.training.divergence import Divergence
 
 FORMAT, VERSION = "monosem.checkpoint", 1
 
 
 class Checkpoint(NamedTuple):
-    """Where a run stands: counters and stream as JSON, every autoencoder's tensors, the random state."""
+    """Where a run stands: counters and stream as JSON, every autoencoder's tensors, the random state.
+
+    Autoencoders that have diverged have no tensors here.
+    """
 
     step: int
     tokens: int
@@ -26,6 +31,7 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, dict[str, Tensor]]
     seconds: dict[str, float]
     rng: Tensor
+    diverged: Mapping[str, Divergence]
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
@@ -41,7 +47,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
             save_tensors(tensors, path)
             checksums[str(path.relative_to(temporary))] = sha256(path)
         counters = {"step": checkpoint.step, "tokens": checkpoint.tokens, "seconds": checkpoint.seconds}
-        contents = {"stream": checkpoint.stream, "saes": checkpoint.saes, "sha256": checksums}
+        diverged = {name: one._asdict() for name, one in checkpoint.diverged.items()}
+        contents = {"stream": checkpoint.stream, "saes": checkpoint.saes, "sha256": checksums, "diverged": diverged}
         write_json(
             temporary / "checkpoint.json", sealed({"format": FORMAT, "version": VERSION, **counters, **contents})
         )
@@ -70,7 +77,11 @@ def load(folder: Path, step: int | None = None) -> Checkpoint | None:
             )
     tensors = {name: load_file(path / f"{name}.safetensors") for name in head["saes"]}
     rng = load_file(path / "rng.safetensors")["torch"]
-    return Checkpoint(head["step"], head["tokens"], head["stream"], head["saes"], tensors, head["seconds"], rng)
+    # What was written before one could go on without another has no such key.
+    diverged = {name: Divergence(**one) for name, one in head.get("diverged", {}).items()}
+    return Checkpoint(
+        head["step"], head["tokens"], head["stream"], head["saes"], tensors, head["seconds"], rng, diverged
+    )
 
 
 def random_state() -> Tensor:

@@ -22,6 +22,9 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys((*COUNTS, "heads", "base", "extension"), (1, INFINITY)),
     **dict.fromkeys(("log_every", "checkpoint_every", "keep"), (1, INFINITY)),
     "window": (2, INFINITY),
+    "core_k": (1, INFINITY),
+    "general_tokens": (2, INFINITY),
+    "harm": (0, INFINITY),
     "held_out": (TINY, 1 - TINY),
     "warmup": (0, 1),
     "decay": (0, 1),
@@ -34,6 +37,9 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("seed", "order_seed", "reinit"), (0, 2**63 - 1)),
 }
 """Least and greatest value of every number."""
+PLAIN: dict[str, Any] = dict.fromkeys(("text_config", "revision", "take", "chat", "tokenised", "token_hash"))
+PLAIN |= {"split": "train", "assistant_only": False, "repeat": False}
+"""What another text changes beside the text: it is read as plain text, whatever the run was trained on."""
 NAMES = {"sae": "names such as topk,jumprelu", "site": "sites such as resid_post.12,mlp_out.*"}
 """Settings that name several things, with commas between them or as a list."""
 
@@ -92,6 +98,21 @@ class TrainConfig:
         None, "folder of a recording to read, and to extend where it is too short (default: in the cache, by content)"
     )
     distinct_tokens: int | None = setting(None, "how many tokens of text to use at most (default: as many as --tokens)")
+    core: str | None = setting(
+        None,
+        "a trained autoencoder to train beside, frozen: new ones explain what it leaves and are saved as its sum with "
+        "them (see monosem boost); its site and its left-out tokens are used",
+    )
+    domain: str | None = setting(None, "name of the latents trained beside a core (default: that of the text)")
+    general: str | None = setting(
+        None, "beside a core: text whose explained variance is watched while training (its held-out part)"
+    )
+    general_tokens: int = setting(8192, "tokens of general text that are watched, at most")
+    harm: float = setting(0.01, "share of the core's explained variance of general text that may be lost")
+    on_harm: Literal["warn", "stop"] = setting("warn", "when more is lost: say so once, or end the run")
+    core_k: int | None = setting(
+        None, "active latents of the core, for baselines (default: its k, or the L0 that its training ended with)"
+    )
     sae: tuple[str, ...] = setting(
         ("topk",),
         "autoencoders to train on the same batches, each a rule (topk, batch_topk, jumprelu, relu), an objective "
@@ -207,6 +228,10 @@ class TrainConfig:
     def dead_tokens(self) -> int:
         """Tokens without firing after which a latent counts as dead."""
         return self.dead_after if self.dead_after is not None else min(10_000_000, self.tokens // 10)
+
+    def with_text(self, text: str) -> TrainConfig:
+        """The same settings with another text."""
+        return self if text == self.text else dataclasses.replace(self, text=text, **PLAIN)
 
     def describe(self) -> dict[str, Any]:
         """JSON-able; `TrainConfig.from_dict` gives it back."""

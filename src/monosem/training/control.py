@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from monosem.sae import SAE, DenseEncoder
+from monosem.sae import SAE, DenseEncoder, GroupedEncoder
 from monosem.shapes import InputError
 
 
@@ -82,9 +82,34 @@ class FrozenEncoder(Control):
     def hold(self, sae: SAE) -> None:
         sae.encoder.requires_grad_(False)
         if sae.subtract_b_dec:
+            assert not isinstance(sae.encoder, GroupedEncoder)
             with torch.no_grad():
                 sae.encoder.bias.sub_(sae.encoder.weight @ sae.b_dec)
             sae.subtract_b_dec = False
+
+
+class HeldCore(Control):
+    """Of an autoencoder that extends a core, the core's latents and b_dec stay as they are; new latents learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight: Tensor
+        for name in ("weight", "bias", "rows"):
+            self.register_buffer(name, torch.zeros(0))
+
+    def hold(self, sae: SAE) -> None:
+        assert isinstance(sae.encoder, DenseEncoder)
+        sae.b_dec.requires_grad_(False)
+        held = sae.info["held_latents"]
+        self.weight, self.bias = sae.encoder.weight.detach()[:held].clone(), sae.encoder.bias.detach()[:held].clone()
+        self.rows = sae.W_dec.detach()[:held].clone()
+
+    def bound(self, sae: SAE) -> None:
+        assert isinstance(sae.encoder, DenseEncoder)
+        held = len(self.rows)
+        sae.encoder.weight[:held] = self.weight
+        sae.encoder.bias[:held] = self.bias
+        sae.W_dec[:held] = self.rows
 
 
 class Principal(Control):
@@ -138,6 +163,7 @@ CONTROLS: dict[str, type[Control]] = {
     "frozen_decoder": FrozenDecoder,
     "soft_frozen_decoder": SoftFrozenDecoder,
     "frozen_encoder": FrozenEncoder,
+    "held_core": HeldCore,
     "pca": Principal,
 }
 BESIDE = ("untrained", "frozen_decoder", "soft_frozen_decoder", "frozen_encoder")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.shapes import InputError, Site
-from monosem.shapes.route import Route
+from monosem.shapes.route import Left, Route
 from monosem.training.config import TrainConfig, read_toml, typed
 
 SHAPE = ("n_latents", "k", "seed", "subtract_b_dec", "tokens")
@@ -76,14 +76,15 @@ class Grid:
     def arms(self, routes: Iterable[Route]) -> dict[str, TrainConfig]:
         """The settings of every autoencoder by its name: one of each recipe and combination on each route.
 
-        A name says what varies: `topk`, `topk-k16-seed1`, and with several sites `resid_post.12/topk-k16-seed1`.
+        A name says what varies: `topk`, `topk-k16-seed1`, and with several sites `resid_post.12/topk-k16-seed1`, where
+        sites are spelled as in `Site.file_name`.
         """
         found, routes = {}, list(routes)
         for route, (name, one) in product(routes, self.variants().items()):
-            full = f"{_safe(str(route.site))}/{name}" if len(routes) > 1 else name
+            full = f"{route.site.file_name}/{name}" if len(routes) > 1 else name
             if full in found:
                 raise InputError(f"two autoencoders would be called {full}: name one of the sites in another run")
-            target = None if route.target is None else str(route.target)
+            target = None if route.target is None else str(route.explained)
             found[full] = replace(one, site=str(route.site), target=target)
         return found
 
@@ -105,8 +106,12 @@ class Grid:
 
 def route_of(config: TrainConfig) -> Route:
     """That of settings whose sites are single and written out, as `Grid.arms` gives them."""
+    from monosem.training.recipe import role_of
+
+    site = Site.parse(config.site)
     target = Site.parse(config.target) if config.transcodes and config.target else None
-    return Route(Site.parse(config.site), target)
+    role = role_of(config.sae[0], config)
+    return Route(site, Left(target or site) if role is not None and role.residual else target)
 
 
 def grid_from_toml(path: Path) -> dict[str, Any]:
@@ -122,6 +127,8 @@ def applies(key: str, kind: str) -> bool:
     words = kind.split("+")
     if "pca" in words:
         return key in ("k", "tokens")
+    if "finetuned" in words and key in ("k", "n_latents"):
+        return False
     if "untrained" in words and key in LEARNING:
         return False
     return key not in OF_ONE_KIND or OF_ONE_KIND[key] in words

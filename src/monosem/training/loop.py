@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from monosem.activations import Stream
-from monosem.progress import Bar, progress
+from monosem.progress import Bar, progress, remark
 from monosem.sae import describe
-from monosem.shapes import InputError, Site
+from monosem.shapes import InputError
 from monosem.shapes.route import Route
 from monosem.training import checkpoint
 from monosem.training.checkpoint import Checkpoint
 from monosem.training.config import TrainConfig
+from monosem.training.divergence import SHOWN, Divergence, divergence, summed_up
+from monosem.training.guard import Guard, HarmError
 from monosem.training.interruption import Interrupted, Interruption
 from monosem.training.job import Job
 from monosem.training.log import Log
 from monosem.training.schedule import learning_rate
 
-SHOWN = 4
-"""Autoencoders that the progress line names one by one."""
-
 
 class Loop:
     """Owns the counters of a run. Waits for the device only where a log line or a checkpoint is due."""
 
-    def __init__(self, jobs: Mapping[Route, list[Job]], stream: Stream, config: TrainConfig, folder: Path) -> None:
-        """`config`: what all jobs share; each has its own settings."""
+    def __init__(
+        self,
+        jobs: Mapping[Route, list[Job]],
+        stream: Stream,
+        config: TrainConfig,
+        folder: Path,
+        guard: Guard | None = None,
+    ) -> None:
+        """`config`: what all jobs share; each has its own settings. `guard` looks at each where the log is due."""
+        self._guard = guard
         self.by_route, self.stream, self.config, self.folder = jobs, stream, config, folder
         self.jobs = [job for group in jobs.values() for job in group]
+        self.diverged: dict[str, Divergence] = {}
         self.step, self.tokens = 0, 0
         self._last = (0, time.perf_counter())
 
@@ -44,8 +52,8 @@ class Loop:
         return max(job.config.steps for job in self.jobs)
 
     def resume(self, saved: Checkpoint) -> None:
-        """Continue from a checkpoint."""
-        self.step, self.tokens = saved.step, saved.tokens
+        """Continue from a checkpoint, which has no job that had diverged."""
+        self.step, self.tokens, self.diverged = saved.step, saved.tokens, dict(saved.diverged)
         self.stream.resume(saved.stream)
         for job in self.jobs:
             job.resume(saved.tensors[job.name])
@@ -53,7 +61,11 @@ class Loop:
         torch.set_rng_state(saved.rng)
 
     def run(self) -> None:
-        """Train to the end. Raises `Interrupted` after a checkpoint when asked to stop, `InputError` on divergence."""
+        """Train to the end. A job that diverges is left behind, in `diverged`, and others go on.
+
+        Raises `Interrupted` after a checkpoint when asked to stop, `HarmError` after one when the guard stops it, and
+        `InputError` when all have diverged.
+        """
         log = Log(self.folder / "metrics.jsonl", self.step)
         total = self.steps * self.config.batch
         self._last = (self.tokens, time.perf_counter())
@@ -62,7 +74,7 @@ class Loop:
                 while self.step < self.steps:
                     self._advance(log, bar)
                     if asked.signal is not None:
-                        self.save()
+                        self.save(log)
                         raise Interrupted(asked.signal, f"stopped after step {self.step} of {self.steps}")
         finally:
             log.close()
@@ -79,45 +91,55 @@ class Loop:
         active = step_all(self.by_route, acts, self.step, self.tokens)
         self.step += 1
         bar.advance(self.stream.batch)
-        last = self.step == self.steps
         due = [job for job in active if self.step % self.config.log_every == 0 or self.step == job.config.steps]
         if due:
-            self._log(log, bar, due)
-        if self.step % self.config.checkpoint_every == 0 or last:
-            self.save()
+            try:
+                self._log(log, bar, due)
+            except HarmError:
+                self.save(log)
+                raise
+        if self.step % self.config.checkpoint_every == 0 or self.step >= self.steps:
+            self.save(log)
 
     def _log(self, log: Log, bar: Bar, jobs: list[Job]) -> None:
         tokens, since = self._last
         self._last = (self.tokens, time.perf_counter())
         rate = (self.tokens - tokens) / max(self._last[1] - since, 1e-9)
+        self._leave_behind(log, {job.name: divergence(job, self.step, self.tokens) for job in jobs})
         explained = {}
-        for job in jobs:
+        for job in (job for job in jobs if job.name not in self.diverged):
             job.refresh_dead(self.tokens)
-            self._check_finite(job)
-            summary = job.summary()
-            position = {"step": self.step, "tokens": self.tokens, "epoch": self.stream.epoch, "sae": job.name}
+            summary = job.summary() | (self._guard.look(job) if self._guard else {})
             seconds = {"tokens_per_s": rate, "step_seconds": job.seconds}
-            log.write({**position, **summary, "lr": learning_rate(self.step - 1, job.config), **seconds})
+            log.write(
+                {**self._position(job.name), **summary, "lr": learning_rate(self.step - 1, job.config), **seconds}
+            )
             explained[job.name] = summary["explained_variance"]
         bar.advance(0, **_noted(explained))
 
-    def _check_finite(self, job: Job) -> None:
-        if bool(job.sums.isfinite().all()):
-            return
-        first = self.tokens - self.config.log_every * self.config.batch
-        raise InputError(
-            f"{job.name} diverged between training tokens {max(first, 0):,} and {self.tokens:,} (loss not finite): "
-            f"lower lr from {job.config.lr:g}; the last good checkpoint is kept in {self.folder / 'checkpoints'}"
-        )
+    def _position(self, name: str) -> dict[str, Any]:
+        return {"step": self.step, "tokens": self.tokens, "epoch": self.stream.epoch, "sae": name}
 
-    def save(self) -> None:
-        """Write a checkpoint; weights that are not finite are never written over good ones."""
-        for job in self.jobs:
-            self._check_finite(job)
-            if not all(math.isfinite(float(weight.sum())) for weight in job.sae.state_dict().values()):
-                raise InputError(
-                    f"the weights of {job.name} are not finite at step {self.step}: lower lr from {job.config.lr:g}"
-                )
+    def _leave_behind(self, log: Log, found: Mapping[str, Divergence | None]) -> None:
+        """Step no further those jobs that have diverged. Raises `InputError` if no other is left."""
+        for name, one in found.items():
+            if one is not None:
+                self.diverged[name] = one
+                log.write({**self._position(name), "diverged": one.message})
+        self.by_route = {
+            route: [job for job in group if job.name not in self.diverged] for route, group in self.by_route.items()
+        }
+        self.jobs = [job for group in self.by_route.values() for job in group]
+        if not self.jobs:
+            folder = self.folder / "checkpoints"
+            kept = f"; the last good checkpoint is kept in {folder}" if checkpoint.steps(folder) else ""
+            raise InputError(summed_up(self.diverged) + kept)
+        for one in filter(None, found.values()):
+            remark(f"{one.message}; {len(self.jobs)} autoencoders go on")
+
+    def save(self, log: Log) -> None:
+        """Write a checkpoint of the jobs whose weights are finite; others are left behind, and said in the log."""
+        self._leave_behind(log, {job.name: divergence(job, self.step, self.tokens, weights=True) for job in self.jobs})
         checkpoint.save(
             self.folder / "checkpoints",
             Checkpoint(
@@ -128,13 +150,14 @@ class Loop:
                 {job.name: job.state() for job in self.jobs},
                 {job.name: job.seconds for job in self.jobs},
                 checkpoint.random_state(),
+                self.diverged,
             ),
             self.config.keep,
         )
 
 
 def step_all(
-    jobs: Mapping[Route, list[Job]], acts: Mapping[Site, Float[Tensor, "B _"]], step: int, tokens: int
+    jobs: Mapping[Route, list[Job]], acts: Mapping[Any, Float[Tensor, "B _"]], step: int, tokens: int
 ) -> list[Job]:
     """Step `step` of every job that still has one, on the same batch; `tokens`: seen after it.
 

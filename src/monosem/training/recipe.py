@@ -19,6 +19,7 @@ from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, KronEncoder, ReL
 from monosem.sae.encoder import Encoder
 from monosem.sae.fit import Nesting, Whole
 from monosem.sae.flops import dense_cost, encoder_cost
+from monosem.sae.folder import build, describe
 from monosem.sae.hierarchical import Hierarchical
 from monosem.sae.matryoshka import Matryoshka
 from monosem.sae.objective import Objective
@@ -27,6 +28,7 @@ from monosem.shapes import InputError, KronShape
 from monosem.training.budget import parse_budgets, parse_weights, parse_widths
 from monosem.training.config import TrainConfig
 from monosem.training.control import BESIDE, CONTROLS, Control, check_rank
+from monosem.training.role import ROLES, Role, plain_core
 
 
 class RuleRecipe(NamedTuple):
@@ -63,6 +65,14 @@ REFUSED: dict[tuple[str, str], str] = {
         (word, "pca"): "principal components have an encoder and a number of latents of their own: write pca alone"
         for word in ("kron", "batch_topk", "jumprelu", "relu", "hierarchical", "matryoshka")
     },
+    **{
+        (word, "finetuned"): "a fine-tuned core keeps its own encoder and rule: write finetuned alone"
+        for word in ("kron", "batch_topk", "jumprelu", "relu", "hierarchical", "matryoshka")
+    },
+    **{
+        ("kron", role): "the core's latents have a row each, which a Kronecker encoder has not: use a dense one"
+        for role in ("extended_random", "extended_active")
+    },
 }
 """Pairs of words that do not go together, and why. Every other combination works (docs/design.md)."""
 
@@ -74,23 +84,28 @@ class Recipe(NamedTuple):
     rule: str
     objective: str
     control: str = "trained"
+    role: str | None = None
 
 
 def recipe(name: str) -> Recipe:
     """What a name means. Raises `InputError` for unknown words, two of one axis, and refused pairs."""
-    axes = (ENCODER_WORDS, RULE_WORDS, OBJECTIVE_WORDS, CONTROLS)
+    axes = (ENCODER_WORDS, RULE_WORDS, OBJECTIVE_WORDS, CONTROLS, ROLES)
     chosen: list[str | None] = [None] * len(axes)
     for word in name.split("+"):
         axis = next((number for number, words in enumerate(axes) if word in words), None)
         if axis is None:
             raise InputError(
                 f"unknown autoencoder {name!r}: join words by +, one of {', '.join(ENCODER_WORDS)}, one of "
-                f"{', '.join(RULE_WORDS)}, one of {', '.join(OBJECTIVE_WORDS)}, one of {', '.join(CONTROLS)}"
+                f"{', '.join(RULE_WORDS)}, one of {', '.join(OBJECTIVE_WORDS)}, one of {', '.join(CONTROLS)}; "
+                f"beside a core, one of {', '.join(ROLES)}"
             )
         if chosen[axis] is not None:
             raise InputError(f"{name!r} names two of one kind, {chosen[axis]} and {word}: keep one")
         chosen[axis] = word
-    found = Recipe(chosen[0] or "dense", chosen[1] or "topk", chosen[2] or "reconstruction", chosen[3] or "trained")
+    usual = ("dense", "topk", "reconstruction", "trained")
+    found = Recipe(*(word or default for word, default in zip(chosen, usual, strict=False)), role=chosen[4])
+    if found.control == "held_core" and not (found.role and ROLES[found.role].extends):
+        raise InputError(f"{name!r}: only what extends a core can hold the core's latents, as extended_random does")
     for pair, reason in REFUSED.items():
         if set(pair) <= set(found):
             raise InputError(f"{name!r}: {reason}")
@@ -110,6 +125,16 @@ def with_controls(config: TrainConfig) -> TrainConfig:
     return replace(config, sae=tuple(dict.fromkeys(names)))
 
 
+def role_of(name: str, config: TrainConfig) -> Role | None:
+    """What an autoencoder is to the core, if settings name one. Raises `InputError` for a role without a core."""
+    named = recipe(name).role
+    if config.core is None:
+        if named is not None:
+            raise InputError(f"{name!r} is trained beside a core: give its folder as core, or leave {named} out")
+        return None
+    return ROLES[named or "residual"]
+
+
 def make_control(name: str) -> Control:
     """What is held in training, and what replaces it."""
     return CONTROLS[recipe(name).control]()
@@ -125,6 +150,9 @@ def kron_shape(config: TrainConfig) -> KronShape:
 def check(name: str, config: TrainConfig) -> None:
     """Everything that can be wrong before activations are read. Raises `InputError`."""
     made = recipe(name)
+    role_of(name, config)
+    if made.control == "pca" and config.core is not None:
+        raise InputError(f"{name!r} is no control beside a core: leave it out")
     if made.control == "pca" and config.transcodes:
         raise InputError(f"{name!r} explains the site it reads, and {config.target} is another: leave it or target out")
     make_objective(name, config)
@@ -149,15 +177,17 @@ def make(
     made = recipe(name)
     if made.control == "pca":
         check_rank(config.k, first.shape[1])
+    first, target = first.cpu().float(), None if target is None else target.cpu().float()
     sae = blank(name, config, first.shape[1], None if target is None else target.shape[1])
-    config = effective(name, config)
-    sae.initialise(
-        first.cpu(), torch.Generator().manual_seed(config.seed), None if target is None else target.cpu().float()
-    )
+    role, config = role_of(name, config), effective(name, config)
+    if role is None:
+        sae.initialise(first, torch.Generator().manual_seed(config.seed), target)
+    else:
+        role.start(sae, config, first, target)
     objective = make_objective(name, config)
     if isinstance(sae.rule, JumpReLU) and isinstance(objective.penalty, TargetL0):
         with torch.no_grad():
-            pre = sae.pre_acts(first.cpu().float())
+            pre = sae.pre_acts(first)
             # One threshold for all that makes the first batch's mean L0 the target.
             sae.rule.threshold.fill_(kernels.batch_topk(pre, config.k).values.min())
         objective.penalty.initialise(sae.rule.threshold, sae.d_out)
@@ -167,12 +197,17 @@ def make(
 def blank(name: str, config: TrainConfig, d_in: int, d_out: int | None = None) -> SAE:
     """The autoencoder a name means, its weights zero; with `d_out`, the width of another site, a transcoder."""
     made, config = recipe(name), effective(name, config)
+    if made.role == "finetuned":
+        return build(describe(plain_core(config)))
+    role = role_of(name, config)
+    extends = role is not None and role.extends
     return SAE(
         ENCODER_WORDS[made.encoder](config, d_in),
         RULE_WORDS[made.rule].rule(config),
         d_out=d_out,
         skip=config.skip,
         subtract_b_dec=d_out is None if config.subtract_b_dec is None else config.subtract_b_dec,
+        info={"held_latents": plain_core(config).n_latents} if extends else None,
     )
 
 
@@ -192,7 +227,9 @@ def effective(name: str, config: TrainConfig) -> TrainConfig:
 
     Principal components are two latents each, have no other number of them, and are taken about the mean.
     """
-    made = recipe(name)
+    made, role = recipe(name), role_of(name, config)
+    if role is not None:
+        config = role.settings(config)
     if made.control == "pca":
         return replace(config, n_latents=2 * config.k, subtract_b_dec=True)
     if made.objective != "hierarchical":

@@ -11,23 +11,27 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from monosem.activations import Exclusion, Live, Source, Stream, calibrate, recorded, rounding_loss
+from monosem.activations import Exclusion, Live, Source, Store, Stream, calibrate, recorded, rounding_loss
 from monosem.disk import digest, lock, read_json, sweep, write_json
 from monosem.lm import LanguageModel
 from monosem.lm.pattern import routes
-from monosem.sae import SAE, save
+from monosem.sae import SAE, boosted, save
 from monosem.shapes import InputError, Site
 from monosem.shapes.route import Route, sites_of
 from monosem.text import Request, Windows, enough, read
 from monosem.training import calibration, checkpoint, memory
 from monosem.training.config import TrainConfig
+from monosem.training.core import Core, check_place, core_of, stream_beside
+from monosem.training.divergence import Divergence
 from monosem.training.grid import Grid, route_of
+from monosem.training.guard import Guard
 from monosem.training.job import Job
 from monosem.training.loop import Loop
 from monosem.training.model import load_model
-from monosem.training.recipe import budgeted, check
+from monosem.training.recipe import budgeted, check, effective, role_of
 from monosem.training.start import first_batch, known_job, new_job
 
 FORMAT, VERSION = "monosem.run", 1
@@ -42,6 +46,8 @@ class Prepared(NamedTuple):
     source: Source
     exclusion: Exclusion
     rounding: dict[str, Any]
+    core: Core | None = None
+    guard: Guard | None = None
 
     @property
     def site(self) -> Site:
@@ -52,9 +58,11 @@ class Prepared(NamedTuple):
 def train(config: TrainConfig | Grid, folder: str | Path) -> dict[str, SAE]:
     """Train every autoencoder of `config` in one pass over one stream; continue an unfinished run in `folder`.
 
-    A token that the exclusion rule leaves out at one site is left out at all, so that all see the same ones. Raises
-    `InputError` for bad settings, too little memory, a folder that holds another run or is in use, and activations or
-    losses that are not finite; `Interrupted` after Ctrl-C or SIGTERM, with a checkpoint written.
+    A token that the exclusion rule leaves out at one site is left out at all, so that all see the same ones. An
+    autoencoder that diverges is left behind, and the others are what they are without it; `diverged(folder)` says which
+    and where. Raises `InputError` for bad settings, too little memory, a folder that holds another run or is in use,
+    activations that are not finite, and when all diverge; `Interrupted` after Ctrl-C or SIGTERM, with a checkpoint
+    written.
     """
     folder = Path(folder)
     grid = Grid.of(config)
@@ -69,11 +77,14 @@ def train(config: TrainConfig | Grid, folder: str | Path) -> dict[str, SAE]:
         arms = grid.arms(prepared.routes)
         write_json(folder / "run.json", _head(grid, "training", inputs, list(arms)))
         shared = grid.shared
-        stream = Stream(prepared.source, batch=shared.batch, block=shared.block, seed=shared.order)
+        stream = stream_beside(prepared.source, prepared.core, shared)
         loop = _start(arms, shared, folder, prepared, stream)
-        loop.run()
+        try:
+            loop.run()
+        finally:
+            write_json(folder / "run.json", _head(grid, "training", inputs, list(arms), loop.diverged))
         saes = _finish(arms, folder, prepared, loop)
-        write_json(folder / "run.json", _head(grid, "finished", inputs, list(arms)))
+        write_json(folder / "run.json", _head(grid, "finished", inputs, list(arms), loop.diverged))
     return saes
 
 
@@ -85,7 +96,10 @@ def prepare(config: TrainConfig | Grid) -> Prepared:
 
 
 def _opened(grid: Grid, lm: LanguageModel, along: tuple[Route, ...]) -> Prepared:
-    config, sites = grid.shared, sites_of(along)
+    config, sites, core = grid.shared, sites_of(along), core_of(grid.shared)
+    if core is not None:
+        check_place(core, along, lm.identity())
+        core.sae.to(lm.device)
     text = run_windows(config, lm, "train")
     wanted = enough(text, _distinct(grid, lm, along))
     if config.activations == "store":
@@ -94,15 +108,36 @@ def _opened(grid: Grid, lm: LanguageModel, along: tuple[Route, ...]) -> Prepared
         lossless = lm.dtype == torch.float32 and store.identity["dtype"] == "float32"
         if not lossless and len(store.rounding) < len(sites):
             store.measure_rounding(load_model(config, "float32"))
-        return Prepared(lm, first_windows(text, store.n_windows), along, store, store.exclusion, store.rounding)
-    exclusion = calibrate(lm, text, sites, Exclusion())
+        if core is not None:
+            store = Store(store.folder, store.n_windows, core.exclusion, sites)
+        read = first_windows(text, store.n_windows)
+        guard = _guard(config, lm, core)
+        return Prepared(lm, read, along, store, store.exclusion, store.rounding, core, guard)
+    exclusion = calibrate(lm, text, sites, Exclusion()) if core is None else core.exclusion
     rounding = {}
     if lm.dtype != torch.float32:
         sample = first_windows(text, 4)
         acts, exact = (model.capture(sample.tokens, sites) for model in (lm, load_model(config, "float32")))
         rounding = rounding_loss(acts, exact, exclusion, sample.special)
     text = first_windows(text, wanted)
-    return Prepared(lm, text, along, Live(lm, text, sites, exclusion), exclusion, rounding)
+    guard = _guard(config, lm, core)
+    return Prepared(lm, text, along, Live(lm, text, sites, exclusion), exclusion, rounding, core, guard)
+
+
+def _guard(config: TrainConfig, lm: LanguageModel, core: Core | None) -> Guard | None:
+    """Activations of general text that the core and what is beside it are compared on. Raises `InputError`."""
+    if config.general is None:
+        return None
+    if core is None:
+        raise InputError(f"general = {config.general} is watched beside a core: give its folder as core")
+    text = run_windows(config.with_text(config.general), lm, "held_out")
+    sites = list(dict.fromkeys([Site.parse(core.sae.info["site"]), core.explained]))
+    count = min(len(text.tokens), -(-config.general_tokens // max(config.window - 1, 1)))
+    rows = Live(lm, first_windows(text, count), sites, core.exclusion).rows(np.arange(count))
+    read, explained = rows.acts[sites[0]], rows.acts[core.explained]
+    if len(read) < 2:
+        raise InputError(f"general = {config.general} has {len(read)} held-out tokens: give more text")
+    return Guard(core, read[: config.general_tokens], explained[: config.general_tokens], config)
 
 
 def _distinct(grid: Grid, lm: LanguageModel, along: tuple[Route, ...]) -> int:
@@ -148,20 +183,34 @@ def open_run(folder: str | Path) -> tuple[Grid, str]:
     return Grid.from_dict(head["config"]), head["status"]
 
 
+def diverged(folder: str | Path) -> dict[str, Divergence]:
+    """The autoencoders of a run that diverged, by name: they have a line in its log and no folder."""
+    found = read_json(Path(folder) / "run.json").get("diverged", {})
+    return {name: Divergence(**one) for name, one in found.items()}
+
+
 def _resolved(grid: Grid, lm: LanguageModel) -> Grid:
     """The settings with `auto` replaced by what it became, so that a resumed run computes the same."""
     return Grid.from_dict(grid.describe() | {"dtype": str(lm.dtype).removeprefix("torch."), "device": str(lm.device)})
 
 
-def _head(grid: Grid, status: str, inputs: str | None, saes: Sequence[str] = ()) -> dict[str, Any]:
+def _head(
+    grid: Grid,
+    status: str,
+    inputs: str | None,
+    saes: Sequence[str] = (),
+    diverged: Mapping[str, Divergence] | None = None,
+) -> dict[str, Any]:
     about = {"format": FORMAT, "version": VERSION, "config": grid.describe()}
-    return about | {"status": status, "inputs": inputs, "saes": list(saes)}
+    found = {name: one._asdict() for name, one in (diverged or {}).items()}
+    return about | {"status": status, "inputs": inputs, "saes": list(saes), "diverged": found}
 
 
 def _inputs(prepared: Prepared) -> str:
     """A digest of what a run reads: a path or a hub name may hold something else tomorrow."""
     exclusion = prepared.exclusion.describe()
-    return digest([prepared.lm.identity(), prepared.windows.identity, len(prepared.windows.tokens), exclusion])
+    read = [prepared.lm.identity(), prepared.windows.identity, len(prepared.windows.tokens), exclusion]
+    return digest(read if prepared.core is None else [*read, prepared.core.sha256])
 
 
 def _inputs_of(folder: Path) -> str | None:
@@ -183,13 +232,13 @@ def _claim(folder: Path, grid: Grid) -> Grid:
     found, status = open_run(folder)
     for key, value in found.describe().items():
         asked = grid.describe()[key]
-        # A device is resolved (cuda becomes cuda:0) and does not decide what is trained.
-        if key != "device" and asked not in (value, "auto"):
+        # A device is resolved (cuda becomes cuda:0); neither decides what is trained.
+        if key not in ("device", "on_harm") and asked not in (value, "auto"):
             has, wants = (", ".join(map(str, one)) if isinstance(one, list) else one for one in (value, asked))
             raise InputError(f"{folder} holds a run with {key} = {has}, asked for {wants}: choose another folder")
     if status == "finished":
         raise InputError(f"{folder} holds this run, finished: see monosem evaluate {folder}, or choose another folder")
-    return found
+    return found.replace(on_harm=grid.shared.on_harm)
 
 
 def _start(
@@ -199,10 +248,11 @@ def _start(
     saved = checkpoint.load(folder / "checkpoints")
     first = first_batch(stream) if saved is None else {}
     jobs: dict[Route, list[Job]] = {}
-    for name, arm in arms.items():
+    left = {} if saved is None else saved.diverged
+    for name, arm in ((name, arm) for name, arm in arms.items() if name not in left):
         job = new_job(name, arm, first, device) if saved is None else known_job(name, arm, saved.saes[name], device)
         jobs.setdefault(route_of(arm), []).append(job)
-    loop = Loop(jobs, stream, shared, folder)
+    loop = Loop(jobs, stream, shared, folder, prepared.guard)
     if saved is not None:
         loop.resume(saved)
     return loop
@@ -214,11 +264,27 @@ def _finish(arms: Mapping[str, TrainConfig], folder: Path, prepared: Prepared, l
     for job in loop.jobs:
         sae, arm = job.sae.eval(), arms[job.name]
         x = [acts[route_of(arm).site].to(prepared.lm.device).float() for acts in batches]
-        calibrated = calibration.calibrate(sae, x, arm.k) if x else None
+        calibrated = calibration.calibrate(sae, x, effective(arm.sae[0], arm).k) if x else None
         sae.info = provenance(arm, prepared, job) | {"calibration": calibrated, "name": job.name} | axes(job)
+        sae = summed(sae, arm, prepared.core)
         save(sae, folder / "saes" / job.name)
         saes[job.name] = sae
     return saes
+
+
+def summed(sae: SAE, config: TrainConfig, core: Core | None) -> SAE:
+    """A residual with its core as one, which says of itself where the residual was trained; anything else as it is."""
+    role = role_of(config.sae[0], config)
+    if core is None or role is None or not role.residual:
+        return sae
+    both = boosted(core.sae, {config.domain or domain_name(config.text): sae})
+    both.info = sae.info | {"groups": both.info["groups"], "core": core.describe()}
+    return both
+
+
+def domain_name(text: str) -> str:
+    """What the latents trained on a text are called, if nothing else is said: `speeches` for `data/speeches.jsonl`."""
+    return Path(text).name.split(".")[0] if "," not in text else "mixture"
 
 
 def axes(job: Job) -> dict[str, Any]:
@@ -230,7 +296,8 @@ def axes(job: Job) -> dict[str, Any]:
 def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, Any]:
     """Where an autoencoder belongs and how it came to be; stored with it."""
     lm, tokens = prepared.lm, job.config.steps * config.batch
-    site, target = route = route_of(config)
+    route = route_of(config)
+    site = route.site
     kept = int((~prepared.exclusion.mask(prepared.windows.special, {})).sum())
     here = {str(one) for one in sites_of([route])}
     return {
@@ -255,4 +322,4 @@ def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, A
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
         },
-    } | ({} if target is None else {"target": str(target)})
+    } | ({} if route.explained == site else {"target": str(route.explained)})

@@ -25,7 +25,7 @@ from monosem.reproduce.kronsae.covariance import (
     trace_ratio,
 )
 from monosem.reproduce.kronsae.matching import assigned, match, rv
-from monosem.sae import SAE
+from monosem.sae import SAE, DenseEncoder
 from monosem.shapes import KronShape
 from monosem.training import Job, TrainConfig
 from monosem.training.recipe import make
@@ -167,6 +167,7 @@ def started(model: Model, config: TrainConfig, first: Float[Tensor, "B D"]) -> t
     with torch.no_grad():
         sae.W_dec.copy_(other.W_dec)
         if model.shape is None:
+            assert isinstance(sae.encoder, DenseEncoder)
             sae.encoder.weight.copy_(other.W_dec)
     return sae, objective
 
