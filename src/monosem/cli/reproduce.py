@@ -1,6 +1,7 @@
 """Re-test the claims of a paper: train what they need, and say which hold.
 
   monosem reproduce hierarchical                                    minutes, synthetic data
+  monosem reproduce ground_truth                                    known features: what of them is recovered
   monosem reproduce hierarchical --scale medium --budget 40         SmolLM2, at most 40 minutes
   monosem reproduce hierarchical --scale medium --claims B1,B2
   monosem reproduce kronsae --scale large --model google/gemma-2-2b --site resid_post.12 --device cuda

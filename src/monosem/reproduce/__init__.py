@@ -4,6 +4,7 @@ from __future__ import annotations
 
 STUDIES = {
     "hierarchical": "HierarchicalTopK, one autoencoder for every sparsity (arXiv 2505.24473)",
+    "ground_truth": "recovery of known features beside explained variance (after arXiv 2602.14111)",
     "kronsae": "KronSAE, a Kronecker-factorised encoder (arXiv 2505.22255)",
 }
 """What can be reproduced: the module of this room that holds each name's `STUDY`, and what it is about."""

@@ -21,7 +21,7 @@ class Table(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A curve, with a band around it where `low` and `high` are given."""
+    """A curve, with a band around it where `low` and `high` are given; or `points` alone, hollow where `dashed`."""
 
     label: str
     x: list[float]
@@ -29,6 +29,7 @@ class Line(NamedTuple):
     low: list[float] | None = None
     high: list[float] | None = None
     dashed: bool = False
+    points: bool = False
 
 
 class Plot(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monosem.disk import whole_file
-from monosem.report.colour import colour
+from monosem.report.colour import PALETTE, colour
 from monosem.reproduce.claim import Line, Plot
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def svg(plot: Plot) -> str:
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         axes = figure.add_subplot(xlabel=plot.x, ylabel=plot.y, title=plot.title)
         for place, line in enumerate(plot.lines):
-            _draw(axes, line, colour(place))
+            _scatter(axes, line, place) if line.points else _draw(axes, line, colour(place))
         _frame(axes, plot)
         figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
     text = re.sub(r"(<svg\b[^>]*>)", rf"\1{_THEME}", file.getvalue(), count=1)
@@ -71,6 +71,13 @@ def _draw(axes: Axes, line: Line, paint: str) -> None:
         axes.fill_between(line.x, line.low, line.high, color=paint, alpha=0.18, linewidth=0)
 
 
+def _scatter(axes: Axes, line: Line, place: int) -> None:
+    """Colours repeat after six, shapes change then."""
+    fill = "none" if line.dashed else colour(place)
+    shape = "osD^"[place // len(PALETTE) % 4]
+    axes.plot(line.x, line.y, shape, color=colour(place), markerfacecolor=fill, markersize=4, label=line.label)
+
+
 def _frame(axes: Axes, plot: Plot) -> None:
     if plot.log_x:
         axes.set_xscale("log", base=2)
@@ -79,5 +86,7 @@ def _frame(axes: Axes, plot: Plot) -> None:
         left, right = axes.get_xlim()
         axes.axvspan(plot.shaded_from, right, color=_INK, alpha=0.08, linewidth=0)
         axes.set_xlim(left, right)
-    if len(plot.lines) > 1:
+    if any(line.points for line in plot.lines):
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    elif len(plot.lines) > 1:
         axes.legend(fontsize=8)

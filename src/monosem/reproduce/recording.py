@@ -65,19 +65,19 @@ def predicted(scale: Scale) -> float:
     site = lm.site(config.site)
     train, held_out = run_windows(config, lm, "train"), _held_out_windows(config, lm, 2 * scale.held_out)
     wanted = -(-(config.distinct_tokens or config.tokens) // (config.window - 1))
-    missing = _missing(lm, held_out, site, len(held_out.tokens))
-    missing += _missing(lm, train, site, wanted) if config.activations == "store" else wanted
-    return missing * _window_seconds(lm, train, site) if missing else 0.0
+    count = missing(lm, held_out, site, len(held_out.tokens))
+    count += missing(lm, train, site, wanted) if config.activations == "store" else wanted
+    return count * window_seconds(lm, train, site) if count else 0.0
 
 
-def _missing(lm: LanguageModel, text: Windows, site: Site, wanted: int) -> int:
+def missing(lm: LanguageModel, text: Windows, site: Site, wanted: int) -> int:
     """Windows that a store in the cache does not hold yet."""
     wanted = min(wanted, len(text.tokens))
     folder = store_folder(store_identity(lm, text, [site], str(lm.dtype).removeprefix("torch.")))
     return max(wanted - Store(folder).n_windows, 0) if (folder / "exclusion.json").exists() else wanted
 
 
-def _window_seconds(lm: LanguageModel, text: Windows, site: Site) -> float:
+def window_seconds(lm: LanguageModel, text: Windows, site: Site) -> float:
     """Seconds a window, from the second of two passes."""
     seconds = 0.0
     for _ in range(2):
