@@ -336,3 +336,21 @@ def test_harm_is_said_once_or_ends_the_run(config, world, tmp_path, caplog):
 def test_general_text_is_watched_only_beside_a_core(config, world, tmp_path):
     with pytest.raises(InputError, match="is watched beside a core"):
         train(dataclasses.replace(config, core=None, general=str(world / "text.txt")), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_transcoder_is_boosted_at_its_target(world, config, tmp_path):
+    settings = {**run_folder.SETTINGS, "model": str(world / "model"), "text": str(world / "text.txt"), "tokens": 1600}
+    settings |= {"site": "mlp_in.1", "target": "mlp_out.1", "skip": True}
+    (core,) = train(TrainConfig.from_dict(settings), tmp_path / "core").values()
+    place = {"core": str(tmp_path / "core"), "site": "mlp_in.1", "target": "mlp_out.1", "tokens": 6400}
+    (both,) = train(dataclasses.replace(config, **place), tmp_path / "run").values()
+    assert both.info["target"] == "mlp_out.1"
+    assert both.W_skip is not None
+    prepared = prepare(dataclasses.replace(config, **place, general=None))
+    rows = prepared.source.rows(np.arange(20))
+    x, y = (rows.acts[Site.parse(site)].float() for site in ("mlp_in.1", "mlp_out.1"))
+    with torch.no_grad():
+        left = [float((y - sae(x)).square().sum()) for sae in (core, both)]
+    assert left[1] < left[0]
+    assert torch.equal(without(both, "domain")(x), core(x))

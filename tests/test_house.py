@@ -9,7 +9,7 @@ import monosem
 
 ROOT = Path(monosem.__file__).parent
 
-# Every room may import the rooms to its left; boost, flow, vectors and lime, when they come, share one column.
+# Every room may import the rooms to its left; boost, flow, vectors and lime share one column.
 LAYERS = [
     {"lazy", "shapes"},
     {"progress", "disk"},

@@ -56,8 +56,7 @@ class Boosting(NamedTuple):
 
 def beside(core: str | Path, config: TrainConfig) -> TrainConfig:
     """The settings with model, site and windows of a core, where the core says them. Raises `InputError`."""
-    (folder,) = find(core).values() if len(find(core)) == 1 else (Path(core),)
-    config = replace(config, core=str(folder))
+    config = replace(config, core=str(core))
     info = needed(config).sae.info
     trained = info.get("training", {}).get("config", {})
     keys = ("model", "dtype", "device", "device_map", "reinit", "window", "bos", "separator", "held_out", "column")

@@ -85,13 +85,19 @@ def _row(name: str, sae: SAE, found: Mapping[str, Mapping[str, Evaluation]], gen
         "domain": domain,
         "kind": _kind(name, sae),
         "n_latents": sae.n_latents,
-        "groups": [{"name": group.name, "first": group.first, "n_latents": group.n_latents} for group in parts],
+        "groups": [_group(group) for group in parts],
         "redundancy": {group: redundancy(sae, group) for group in new},
         "texts": texts,
     }
     if domain in found and domain != general and new and name in found[domain]:
         row["specificity"] = _specificity(found[domain][name], found[general][name], parts)
     return row
+
+
+def _group(group: Group) -> dict[str, Any]:
+    training = group.info.get("training", {})
+    seen = {key: training.get(key) for key in ("tokens", "distinct_tokens")}
+    return {"name": group.name, "first": group.first, "n_latents": group.n_latents, **seen}
 
 
 def _kind(name: str, sae: SAE) -> str:

@@ -33,6 +33,8 @@ from monosem.cli.output import say, show, table
 from monosem.shapes import InputError
 
 HIDDEN = {"text", "core", "domain", "site", "target", "skip", "store", "controls", "sae", "k", "n_latents"}
+ENOUGH = 100_000_000
+"""Distinct tokens of a domain below which the paper reports harm to general text."""
 DEFAULTS = {"sae": ("batch_topk",), "k": 5, "calibrate": True}
 
 
@@ -110,11 +112,30 @@ def summary(result: dict[str, Any]) -> str:
         rows = [_row(row, row["texts"][text]) for row in result["rows"] if text in row["texts"]]
         header = ["autoencoder", "EV", "gain", "L0", "new", "CE rec. (zero)", "KL, nats", "general"]
         parts.append(f"{text} ({result['provenance']['tokens'][text]:,} held-out tokens)\n" + table(header, rows))
+    parts += _few_tokens(result)
     parts.append(
         "gain: EV minus the core's; new: active latents beside the core's; general: whether EV (1 %) and cross-entropy "
         "(0.01 nats)\nof general text are kept, by the 95 % interval over windows"
     )
     return "\n\n".join(parts)
+
+
+def _few_tokens(result: dict[str, Any]) -> list[str]:
+    """A note on residuals that saw less text than the paper found necessary."""
+    seen = {
+        group["name"]: group["distinct_tokens"]
+        for row in result["rows"]
+        if row["kind"] == "residual"
+        for group in row["groups"][1:]
+        if group["distinct_tokens"] is not None and group["distinct_tokens"] < ENOUGH
+    }
+    if not seen:
+        return []
+    told = ", ".join(f"{name} {count:,}" for name, count in seen.items())
+    return [
+        f"distinct tokens of a domain: {told}. The paper saw general text suffer with fewer than {ENOUGH:,}; "
+        "look at the last column"
+    ]
 
 
 def _row(row: dict[str, Any], figures: dict[str, Any]) -> list[str]:
