@@ -60,6 +60,7 @@ def measured(
     }
     first = next(iter(found.values()))[CORE]
     origin = {key: first.provenance[key] for key in ("model", "site", "command", "versions") if key in first.provenance}
+    origin["texts"] = {text: one[CORE].provenance["text"] for text, one in found.items()}
     origin["tokens"] = {text: one[CORE].n_tokens for text, one in found.items()}
     origin["loss"] = {text: one[CORE].provenance["loss"] for text, one in found.items()}
     return Result(dict(domains), general, rows, alignment, features, origin)
@@ -96,7 +97,7 @@ def _row(name: str, sae: SAE, found: Mapping[str, Mapping[str, Evaluation]], gen
 
 def _group(group: Group) -> dict[str, Any]:
     training = group.info.get("training", {})
-    seen = {key: training.get(key) for key in ("tokens", "distinct_tokens")}
+    seen = {key: training.get(key) for key in ("tokens", "distinct_tokens")} | {"k": training.get("config", {}).get("k")}
     return {"name": group.name, "first": group.first, "n_latents": group.n_latents, **seen}
 
 

@@ -24,24 +24,26 @@ text; more latents of the core (a lower threshold at the same total L0) are meas
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monosem.cli import flag, subject
 from monosem.cli.output import say, show, table
 from monosem.shapes import InputError
 
+if TYPE_CHECKING:
+    from monosem.training import Grid
+
 HIDDEN = {"text", "core", "domain", "site", "target", "skip", "store", "controls", "sae", "k", "n_latents"}
 ENOUGH = 100_000_000
 """Distinct tokens of a domain below which the paper reports harm to general text."""
-DEFAULTS = {"sae": ("batch_topk",), "k": 5, "calibrate": True}
+DEFAULTS: dict[str, Any] = {"sae": ["batch_topk"], "k": 5, "calibrate": True}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     from monosem.training.config import settings
 
-    parser.add_argument("core", metavar="CORE", type=Path, help="a trained autoencoder, or a run that has one")
+    parser.add_argument("folder", metavar="CORE", type=Path, help="a trained autoencoder, or a run that has one")
     parser.add_argument(
         "--text", action="append", dest="texts", metavar="TEXT", required=True, help="text of a domain; repeats"
     )
@@ -86,23 +88,20 @@ def run(parsed: argparse.Namespace) -> None:
     show(parsed, result, f"{summary(result)}\n\n{written}")
 
 
-def _grid(parsed: argparse.Namespace) -> Any:
-    """The settings, with model, site and general text of the core."""
+def _grid(parsed: argparse.Namespace) -> Grid:
+    """The settings, with model, site, sizes and general text of the core where they are not given."""
     from monosem.boost import beside
-    from monosem.training import Grid
+    from monosem.training import TrainConfig
     from monosem.training.core import needed
 
-    asked = flag.grid(parsed)
-    given = flag.given(parsed)
-    shared = beside(parsed.core, replace(asked.shared, text=parsed.texts[0]))
-    core = needed(shared).sae
-    usual: dict[str, Any] = {**DEFAULTS, "n_latents": max(1, round(core.d_in / 4))}
+    usual = beside(parsed.folder, TrainConfig(text=parsed.texts[0]))
+    core = needed(usual).sae
     own = core.info.get("training", {}).get("config", {}).get("text")
-    if shared.general is None and own is None:
+    sizes = {"n_latents": max(DEFAULTS["k"], round(core.d_in / 4)), "general": own}
+    grid = flag.grid(parsed, usual.describe() | DEFAULTS | sizes)
+    if grid.shared.general is None:
         raise InputError("the core does not say which text it was trained on: name a general text by --general")
-    usual["general"] = own
-    values = shared.describe() | {key: value for key, value in usual.items() if key not in given}
-    return Grid(type(shared).from_dict(values), **asked.lists)
+    return grid
 
 
 def summary(result: dict[str, Any]) -> str:

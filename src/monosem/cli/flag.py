@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -99,10 +99,13 @@ def given(parsed: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def grid(parsed: argparse.Namespace) -> Grid:
-    """The settings: defaults, then the TOML file, then flags, each a value or several. Raises `InputError`."""
+def grid(parsed: argparse.Namespace, usual: Mapping[str, Any] | None = None) -> Grid:
+    """The settings: defaults (or `usual` ones), then the TOML file, then flags, each a value or several.
+
+    Raises `InputError`.
+    """
     values = grid_from_toml(parsed.config) if parsed.config else {}
-    return Grid.from_dict(values | given(parsed))
+    return Grid.from_dict({**(usual or {}), **values, **given(parsed)})
 
 
 def config(parsed: argparse.Namespace) -> TrainConfig:
