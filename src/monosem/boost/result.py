@@ -14,8 +14,8 @@ class Result:
 
     `rows` has one entry an autoencoder: `name`, `domain` (that it was trained for, or None), `kind` (core, residual,
     baseline, control or sum), `n_latents`, `groups` with their tokens and k, `redundancy` of new latents, and under
-    `texts`, by name, its metrics there, `l0` of each group, gains over the core, and on general text `preserved`. `alignment` is that
-    of the residuals on each text; `features` has the most specific new latents of each domain.
+    `texts`, by name, its metrics there, `l0` of each group, gains over the core, and on general text `preserved`.
+    `alignment` is that of the residuals on each text; `features` has the most specific new latents of each domain.
     """
 
     domains: dict[str, str]

@@ -97,8 +97,9 @@ def _row(name: str, sae: SAE, found: Mapping[str, Mapping[str, Evaluation]], gen
 
 def _group(group: Group) -> dict[str, Any]:
     training = group.info.get("training", {})
-    seen = {key: training.get(key) for key in ("tokens", "distinct_tokens")} | {"k": training.get("config", {}).get("k")}
-    return {"name": group.name, "first": group.first, "n_latents": group.n_latents, **seen}
+    own = {"name": group.name, "first": group.first, "n_latents": group.n_latents}
+    seen = {key: training.get(key) for key in ("tokens", "distinct_tokens")}
+    return own | seen | {"k": training.get("config", {}).get("k")}
 
 
 def _kind(name: str, sae: SAE) -> str:

@@ -2,6 +2,7 @@
 
   monosem reproduce hierarchical                                    minutes, synthetic data
   monosem reproduce ground_truth                                    known features: what of them is recovered
+  monosem reproduce boost                                           a domain added to a frozen core
   monosem reproduce hierarchical --scale medium --budget 40         SmolLM2, at most 40 minutes
   monosem reproduce hierarchical --scale medium --claims B1,B2
   monosem reproduce kronsae --scale large --model google/gemma-2-2b --site resid_post.12 --device cuda

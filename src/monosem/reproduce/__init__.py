@@ -4,6 +4,7 @@ from __future__ import annotations
 
 STUDIES = {
     "hierarchical": "HierarchicalTopK, one autoencoder for every sparsity (arXiv 2505.24473)",
+    "boost": "SAE Boost, a domain added to a frozen core (arXiv 2507.12990)",
     "ground_truth": "recovery of known features beside explained variance (after arXiv 2602.14111)",
     "kronsae": "KronSAE, a Kronecker-factorised encoder (arXiv 2505.22255)",
 }

@@ -33,7 +33,7 @@ _KEYS = {
     "info",
     "sha256",
 }
-_FILES = {"config.json", "weights.safetensors", "evaluation.json", "features.safetensors"}
+_FILES = {"config.json", "weights.safetensors", "evaluation.json", "features.safetensors", "labels.sqlite"}
 _GROUP_KEYS = {"encoder", "rule", "n_latents"}
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from monosem.interpret.entropy import chance_entropy, unit_entropy
 from monosem.reproduce.arm import Arm, Measured
 from monosem.reproduce.claim import Claim, Evidence, Finding, Table, only
 from monosem.reproduce.data import Data
@@ -21,7 +22,6 @@ from monosem.sae import SAE, KronEncoder
 
 LEAST = 16
 """Units active on fewer tokens are left out: their entropy is small whatever they mean."""
-DRAWS = 8
 ARMS = (kron(*FINE), kron(*COARSE))
 
 Activations = Callable[[Float[Tensor, "B D"]], Float[Tensor, "B U"]]
@@ -52,27 +52,6 @@ def counts(of: Activations, x: Float[Tensor, "N D"], types: Int[Tensor, " N"]) -
         total.index_add_(0, kinds, active)
     assert total is not None
     return total
-
-
-def unit_entropy(counted: Float[Tensor, "V U"]) -> Float64[Tensor, " U"]:
-    """−Σ p log₂ p over token types, p a type's share of a unit's activations; 0 for a silent unit."""
-    total = counted.sum(0).double()
-    # Σ p log p = Σ c log c / C − log C, and c log c is 0 where c is.
-    inner = torch.special.entr(counted.double()).sum(0) / total.clamp_min(1)
-    return torch.where(total > 0, (inner + total.clamp_min(1).log()) / np.log(2), 0.0)
-
-
-def chance_entropy(types: Int[Tensor, " N"]) -> tuple[np.ndarray, np.ndarray]:
-    """Log₂ of sizes, and the mean entropy of as many tokens drawn at random: what a unit without meaning has."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = [min(1 << power, len(types)) for power in range(4, len(types).bit_length() + 1)]
-    sizes = sorted(set(sizes))
-    orders = [torch.randperm(len(types), generator=generator) for _ in range(DRAWS)]
-    found = []
-    for size in sizes:
-        drawn = [torch.bincount(types.cpu()[order[:size]], minlength=int(types.max()) + 1) for order in orders]
-        found.append(float(unit_entropy(torch.stack(drawn, dim=1).float()).mean()))
-    return np.log2(sizes), np.array(found)
 
 
 def specificity(counted: Float[Tensor, "V U"], chance: tuple[np.ndarray, np.ndarray]) -> Measured:
