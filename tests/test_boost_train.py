@@ -354,3 +354,15 @@ def test_a_transcoder_is_boosted_at_its_target(world, config, tmp_path):
         left = [float((y - sae(x)).square().sum()) for sae in (core, both)]
     assert left[1] < left[0]
     assert torch.equal(without(both, "domain")(x), core(x))
+
+
+def test_the_memory_of_the_core_is_counted(config):
+    from monosem.training import memory
+    from monosem.training.model import load_model
+
+    lm = load_model(config)
+    need = memory.needed({"one": config}, lm)
+    weights = sum(4 * weight.numel() for weight in core_of(config).sae.state_dict().values())
+    assert need.core == weights + round(1.5 * config.batch * F * 4)
+    assert "for the core" in str(need)
+    assert memory.needed({"one": dataclasses.replace(config, core=None)}, lm).core == 0

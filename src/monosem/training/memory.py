@@ -21,6 +21,7 @@ from monosem.shapes import InputError
 from monosem.shapes.route import sites_of
 from monosem.training.config import TrainConfig
 from monosem.training.control import Control, Principal, SoftFrozenDecoder
+from monosem.training.core import core_of
 from monosem.training.grid import route_of
 from monosem.training.recipe import blank, make_control
 
@@ -50,9 +51,12 @@ class Need(NamedTuple):
     stream: int
     """A shuffle block at all sites, while it is read, and a pass of the model there that is not yet part of it."""
 
+    core: int = 0
+    """The frozen autoencoder that they are trained beside, and its pre-activations of a batch."""
+
     @property
     def total(self) -> int:
-        return sum(self.saes.values()) + self.step + self.stream
+        return sum(self.saes.values()) + self.step + self.stream + self.core
 
     def __str__(self) -> str:
         parts = {
@@ -60,6 +64,7 @@ class Need(NamedTuple):
             "a step": self.step,
             "the stream": self.stream,
         }
+        parts |= {"the core": self.core} if self.core else {}
         return " + ".join(f"{size(part)} for {name}" for name, part in parts.items())
 
 
@@ -75,7 +80,15 @@ def needed(arms: Mapping[str, TrainConfig], lm: LanguageModel) -> Need:
         {name: part.kept for name, part in parts.items()},
         max(part.step for part in parts.values()),
         windows * config.window * width * lm.dtype.itemsize,
+        _core(config),
     )
+
+
+def _core(config: TrainConfig) -> int:
+    core = core_of(config)
+    if core is None:
+        return 0
+    return _bytes(core.sae.state_dict().values()) + round(PRODUCTS["topk"] * config.batch * core.sae.n_latents * FLOAT)
 
 
 def check(arms: Mapping[str, TrainConfig], lm: LanguageModel) -> None:
