@@ -150,10 +150,10 @@ def stitch(sae: SAE) -> SAE:
             raise InputError(f"{group.name} has a Kronecker encoder, which has no row for each latent: keep the sum")
         weights.append(encoder)
         thresholds.append(_thresholds(group.name, rule, encoder.n_latents))
-    encoder = DenseEncoder(sae.d_in, sae.n_latents).to(sae.W_dec.device)
+    encoder = DenseEncoder(sae.d_in, sae.n_latents).to(sae.W_dec)
     encoder.weight.copy_(torch.cat([one.weight for one in weights]))
     encoder.bias.copy_(torch.cat([one.bias for one in weights]))
-    rule = JumpReLU(sae.n_latents).to(sae.W_dec.device)
+    rule = JumpReLU(sae.n_latents).to(sae.W_dec)
     rule.threshold.copy_(torch.cat(thresholds))
     return _filled(sae, encoder, rule, sae.W_dec, sae.info.get("groups"))
 
@@ -184,7 +184,7 @@ def _filled(like: SAE, encoder: Encoder, rule: Rule, rows: Float[Tensor, "F E"],
         skip=like.W_skip is not None,
         subtract_b_dec=like.subtract_b_dec,
         info=info | ({"groups": stored} if stored else {}),
-    ).to(like.W_dec.device)
+    ).to(like.W_dec)
     made.W_dec.copy_(rows)
     made.b_dec.copy_(like.b_dec)
     if made.W_skip is not None and like.W_skip is not None:

@@ -38,6 +38,8 @@ def together(
     """
     first = _check(arms)
     core = core_of(first)
+    if core is not None:
+        core.sae.to(device)
     stream = stream_beside(source, core, first)
     acts = first_batch(stream)
     here = {name: replace(config, site=str(site)) for name, config in arms.items()}

@@ -91,8 +91,8 @@ class Extended(Whole):
     @torch.no_grad()
     def start(self, sae: SAE, config: TrainConfig, x: Tensor, target: Tensor | None) -> None:
         """New latents are random as a residual's, or copies of those that fire on most tokens of the batch."""
-        core = plain_core(config)
-        encoder = _dense(sae)
+        core, encoder = plain_core(config), _dense(sae)
+        x, target = x.to(core.W_dec.device), None if target is None else target.to(core.W_dec.device)
         new = sae.n_latents - core.n_latents
         if self.active:
             weight, bias, rows = _copies(core, new, x, _generator(config))

@@ -107,7 +107,7 @@ RESIDUAL = Claim(
     "A Kron residual autoencoder adds a domain to a frozen core (unpublished)",
     "Gain on the domain and loss in general, against dense residuals.",
     _never,
-    untestable=lambda scale: "needs residual autoencoders",
+    untestable=lambda scale: "needs residual autoencoders: see U2 of monosem reproduce boost",
 )
 
 STUDY = Study(
