@@ -17,6 +17,7 @@ from monosem.boost.redundancy import redundancy
 from monosem.boost.result import Result
 from monosem.evaluation import Evaluation, evaluate
 from monosem.lm import LanguageModel
+from monosem.progress import remark
 from monosem.sae import SAE, groups
 from monosem.sae.compose import Group
 from monosem.shapes import InputError
@@ -50,6 +51,7 @@ def measured(
     found: dict[str, dict[str, Evaluation]] = {}
     for text, windows in texts.items():
         chosen = {name: sae for name, sae in saes.items() if text == general or _matters(name, text, firsts)}
+        remark(f"measuring {len(chosen)} autoencoders on {text}")
         found[text] = evaluate(chosen, lm, windows, loss_windows=loss_windows, command=command)
     rows = [_row(name, sae, found, general) for name, sae in saes.items()]
     whole = saes.get(ALL) or saes[firsts[next(iter(domains))]]
