@@ -11,5 +11,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from jaxtyping import install_import_hook
 
 ROOMS = ("kernels.reference", "shapes.exclusion", "sae", "activations", "training", "evaluation", "text")
+ROOMS += ("interpret.coherence", "interpret.entropy", "interpret.lexical", "interpret.sentence")
 
 install_import_hook([f"monosem.{room}" for room in ROOMS], "beartype.beartype")

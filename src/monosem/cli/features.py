@@ -55,6 +55,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> None:
+    from monosem.interpret import labels
+
     flag.use_threads(parsed)
     _check_asked(parsed)
     if parsed.prompt is not None:
@@ -68,17 +70,26 @@ def run(parsed: argparse.Namespace) -> None:
     statistics = gather(opened, refresh=parsed.refresh)[name]
     if parsed.search is not None:
         return _run_search(parsed, name, sae, opened.lm, statistics)
+    known = labels(opened.folders[name])
     if not parsed.index:
         strongest = strongest_latents(statistics, parsed.list)
         rows = [_row(index, statistics, sae, opened.lm) for index in strongest]
         header = ["feature", "density", "mean", "max", "promotes", "suppresses"]
+        if any(index in known for index in strongest):
+            header.append("label")
+            texts = [known[index][0].text if index in known else "" for index in strongest]
+            rows = [[*row, text] for row, text in zip(rows, texts, strict=True)]
         show(
             parsed,
             {"sae": name, "features": [dict(zip(header, row, strict=True)) for row in rows]},
             table(header, rows),
         )
         return None
-    found = [detail(index, statistics, sae, opened.lm, parsed.contexts) for index in parsed.index]
+    found = [
+        detail(index, statistics, sae, opened.lm, parsed.contexts)
+        | {"labels": [one._asdict() for one in known.get(index, ())]}
+        for index in parsed.index
+    ]
     show(parsed, {"sae": name, "features": found}, "\n\n".join(_text(feature) for feature in found))
     return None
 
@@ -249,6 +260,12 @@ def _context(context: Context, lm: LanguageModel) -> dict[str, Any]:
     }
 
 
+def _label(one: dict[str, Any]) -> str:
+    """What a judge says that a feature stands for, and how that stood up."""
+    scores = "".join(f"; {key} {value:.2f}" for key, value in one["scores"].items())
+    return f"label       {one['text']} (by {one['judge']}{scores})"
+
+
 def _row(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel) -> list[str]:
     feature = detail(index, statistics, sae, lm, 0)
     tokens = [" ".join(repr(token)[1:-1] for token in feature[key][:5]) for key in ("promotes", "suppresses")]
@@ -267,6 +284,7 @@ def _text(feature: dict[str, Any]) -> str:
         f"mean {feature['mean']:.2f}, max {feature['max']:.2f}",
         "promotes    " + "  ".join(map(repr, feature["promotes"])),
         "suppresses  " + "  ".join(map(repr, feature["suppresses"])),
+        *map(_label, feature["labels"]),
     ]
     for context in feature["top"]:
         peak = max(context["values"], default=0.0)

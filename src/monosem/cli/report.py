@@ -50,11 +50,13 @@ def run(parsed: argparse.Namespace) -> None:
 
 def write(opened: subject.Subject, evaluations: dict[str, Any], output: Path, n_features: int, seed: int) -> Path:
     """The page, from what is stored beside the autoencoders."""
+    from monosem.interpret import labels
     from monosem.report import Subject, write_report
 
     statistics = features.gather(opened)
+    folders = opened.folders
     subjects = [
-        Subject(name, sae, evaluations[name], statistics[name], _log(opened.folders[name]))
+        Subject(name, sae, evaluations[name], statistics[name], _log(folders[name]), labels(folders[name]))
         for name, sae in opened.saes.items()
     ]
     return write_report(output, subjects, opened.lm, command=subject.command(), n_features=n_features, seed=seed)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from monosem.evaluation import promoted, promotes
+from monosem.interpret import Label
 from monosem.lm import LanguageModel
 from monosem.lm.spelling import Spelling
 from monosem.report.context import Line, line, peak
@@ -31,7 +32,7 @@ class Feature(NamedTuple):
     `histogram` counts its activations in equal bins from 0 to `max`; `peaks` are the distinct texts it fires
     on most; `sampled` has one random context from each third of its activations, the strongest third first.
     A latent of a KronSAE has factors, and siblings among the latents that are shown; one of a composition has an
-    origin: its group, and its number there.
+    origin: its group, and its number there. `labels`: what judges say it stands for, the latest first.
     """
 
     latent: int
@@ -48,6 +49,7 @@ class Feature(NamedTuple):
     suppressed: list[Word]
     top: list[Line]
     sampled: list[Line]
+    labels: Sequence[Label]
 
 
 def features(
@@ -103,4 +105,5 @@ def _feature(
         suppressed=down,
         top=[line(context, latent, own, spelling) for context in top],
         sampled=[line(one, latent, own, spelling) for one in own.quantiles(latent, 1, GROUPS, seed)],
+        labels=subject.labels.get(latent, ()),
     )
