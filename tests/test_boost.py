@@ -15,7 +15,7 @@ from monosem.boost.redundancy import chance, nearest
 from monosem.boost.table import specificity
 from monosem.evaluation import Evaluation, evaluate
 from monosem.evaluation.by_window import Terms
-from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, TopK, added, boosted, groups, load, save
+from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, ReLU, TopK, added, boosted, groups, load, save
 from monosem.shapes import InputError
 from monosem.training import TrainConfig, train
 
@@ -147,7 +147,7 @@ def test_redundancy_is_the_nearest_row_of_the_core():
     assert cosines[0] == pytest.approx(1, abs=1e-5)
     assert places[0] == 7
     assert cosines[1] < 0.99
-    found = redundancy(boosted(one, {"a": a}), "a")
+    found = redundancy(one.W_dec, a.W_dec)
     assert found["nearest"][-1] > found["nearest"][0]
     wide = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0))
     most = math.sqrt(2 * math.log(4096) / 64)
@@ -168,6 +168,15 @@ def test_more_latents_of_the_core_are_active_at_a_lower_threshold(x):
         assert float((more.encode(x) != 0).sum(1).float().mean()) == pytest.approx(9, abs=0.01)
         assert torch.equal(more.W_dec, one.W_dec)
     assert more_latents(core(TopK(F, 4)), [x], 9).rule.k == 9
+    fraction = more_latents(core(), [x], 6.5)
+    assert float((fraction.encode(x) != 0).sum(1).float().mean()) == pytest.approx(6.5, abs=0.01)
+
+
+def test_a_core_without_k_or_thresholds_cannot_be_given_more_latents(x):
+    assert more_latents(core(ReLU(F)), [x], 9) is None
+    stuck = core(JumpReLU(F))
+    stuck.rule.threshold.data[3] = -0.1
+    assert more_latents(stuck, [x], 9) is None
 
 
 def test_grafting_takes_over_the_latents_that_changed_most(x):
@@ -245,7 +254,13 @@ def test_boosting_measures_all_methods_on_all_texts(config, world, tmp_path):
     one = rows["upper/batch_topk"]["texts"]["upper"]
     assert sum(one["l0_by_group"].values()) == pytest.approx(one["l0"], rel=1e-9)
     assert one["gains"]["ev"] > 0
-    assert rows["upper/batch_topk"]["texts"]["general"]["preserved"]["verdict"] in ("preserved", "damaged", "undecided")
+    assert rows["upper/batch_topk"]["texts"]["general"]["preserved"]["drop"]["value"] == pytest.approx(
+        1
+        - rows["upper/batch_topk"]["texts"]["general"]["explained_variance"]
+        / rows["core"]["texts"]["general"]["explained_variance"]
+    )
+    assert "upper/finetuned@general" in rows
+    assert [group["name"] for group in rows["upper/batch_topk+extended_random"]["groups"]] == ["core", "new"]
     total = load(tmp_path / "run" / "saes" / "boosted")
     assert [group.name for group in groups(total)] == ["core", "upper", "title"]
     assert total.info["text"] == load(world / "core").info["text"]
@@ -279,13 +294,22 @@ def test_figures_are_those_of_evaluate(config, world, tmp_path):
         (["upper", "upper"], {}, "two texts would be called 'upper'"),
         (["upper"], {"general": None}, "no general text to watch"),
         (["upper"], {"sae": ("finetuned",)}, "no residual among finetuned"),
+        (["core"], {}, "would be called 'core', which is taken"),
+        (["general"], {}, "would be called 'general', which is taken"),
     ],
-    ids=["none", "twice", "general", "residual"],
+    ids=["none", "twice", "watched", "residual", "core", "general"],
 )
 def test_bad_requests_are_refused_in_one_line(config, world, tmp_path, names, changes, line):
     with pytest.raises(InputError, match=line) as caught:
         boost(dataclasses.replace(config, **changes), texts(world, *names), tmp_path / "run", windows=4, loss_windows=0)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_trained_for_no_windows(config, world, tmp_path):
+    with pytest.raises(InputError, match="windows = 0, loss_windows = 0: give at least 1"):
+        boost(config, texts(world, "upper"), tmp_path / "run", windows=0, loss_windows=0)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -318,10 +342,49 @@ def test_the_command_boosts_and_every_other_command_reads_the_sum(world):
     assert page.returncode == 0, page.stderr
     again = run_folder.monosem(world, "boost", run, *words[:-1], "two", "--general", "text.txt")
     assert again.returncode == 2
-    assert "there is a group 'upper' already" in again.stderr
+    assert "would be called 'upper', which is taken" in again.stderr
+    words[words.index("upper.txt")] = "title.txt"
+    second = run_folder.monosem(world, "boost", run, *words[:-1], "two")
+    assert second.returncode == 0, second.stderr
+    total = load(world / "two" / "saes" / "boosted")
+    assert [group.name for group in groups(total)] == ["core", "upper", "title"]
+    rows = {row["name"]: row for row in json.loads((world / "two" / "boost.json").read_text())["rows"]}
+    assert [group["name"] for group in rows["title/batch_topk"]["groups"]] == ["core", "title"]
+    assert rows["core"]["n_latents"] == 48 + 16
 
 
 def test_saving_a_sum_of_sums_keeps_origins(tmp_path):
     both = boosted(boosted(core(), {"a": residual(1)}), {"b": residual(2)})
     again = load(save(both, tmp_path / "sae"))
     assert [group.name for group in groups(again)] == ["core", "a", "b"]
+
+
+def test_a_finished_run_beside_another_core_is_refused(config, world, tmp_path):
+    from monosem.training.core import _opened
+
+    copy = load(world / "core")
+    save(copy, tmp_path / "core")
+    own = dataclasses.replace(config, core=str(tmp_path / "core"))
+    boost(own, texts(world, "upper"), tmp_path / "run", windows=4, loss_windows=0)
+    copy.W_dec.data.mul_(1.5)
+    save(copy, tmp_path / "core")
+    _opened.cache_clear()
+    with pytest.raises(InputError, match="was trained beside another core"):
+        boost(own, texts(world, "upper"), tmp_path / "run", windows=4, loss_windows=0)
+
+
+def test_what_stands_beside_the_sum_survives_a_second_look(config, world, tmp_path):
+    asked = texts(world, "upper")
+    boost(config, asked, tmp_path / "run", windows=4, loss_windows=0)
+    beside_it = tmp_path / "run" / "saes" / "boosted" / "evaluation.json"
+    beside_it.write_text("{}")
+    boost(config, asked, tmp_path / "run", windows=4, loss_windows=0)
+    assert beside_it.exists()
+
+
+def test_a_relu_core_is_boosted_without_the_control_it_cannot_have(config, world, tmp_path):
+    settings = {**run_folder.SETTINGS, "model": config.model, "text": str(world / "text.txt"), "tokens": 640}
+    train(TrainConfig.from_dict(settings | {"sae": ["relu"], "l1": 1.0}), tmp_path / "core")
+    own = dataclasses.replace(config, core=str(tmp_path / "core"), tokens=640)
+    found = boost(own, texts(world, "upper"), tmp_path / "run", windows=4, loss_windows=0)
+    assert [row["name"] for row in found.result.rows] == ["core", "upper/batch_topk"]

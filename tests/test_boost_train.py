@@ -1,5 +1,6 @@
 """Training beside a frozen core: residuals, the baselines they are compared with, and what stays as it was."""
 
+import copy
 import dataclasses
 import json
 
@@ -8,11 +9,17 @@ import pytest
 import torch
 
 import run_folder
-from monosem.sae import BatchTopK, TopK, boosted, groups, load, save, without
+from monosem.sae import BatchTopK, TopK, boosted, flops, groups, load, save, stitch, without
+from monosem.sae.hierarchical import Hierarchical
+from monosem.sae.matryoshka import Matryoshka
+from monosem.sae.penalty import L1, NoPenalty, TargetL0
 from monosem.shapes import InputError, Site
 from monosem.shapes.route import Left, Route
-from monosem.training import Grid, Interrupted, TrainConfig, train
-from monosem.training.core import CoreStream, active_latents, core_of, unexplained
+from monosem.training import Grid, Interrupted, TrainConfig, memory, train
+from monosem.training.calibration import calibrate
+from monosem.training.core import Core, CoreStream, active_latents, core_of, unexplained
+from monosem.training.guard import Guard
+from monosem.training.model import load_model
 from monosem.training.recipe import blank, effective, recipe
 from monosem.training.run import prepare
 from monosem.training.start import first_batch, new_job
@@ -51,6 +58,11 @@ def batch(config):
     prepared = prepare(config)
     stream = CoreStream(prepared.source, prepared.core, batch=64, block=8, seed=0)
     return first_batch(stream), prepared.core.sae
+
+
+def assert_same(one, other):
+    assert one.state_dict().keys() == other.state_dict().keys()
+    assert all(torch.equal(weight, other.state_dict()[name]) for name, weight in one.state_dict().items())
 
 
 def job(config, batch, name="batch_topk", **changes):
@@ -320,22 +332,89 @@ def test_the_guard_reads_general_text_as_if_training_ended_now(config, world, tm
     assert log[-1]["general_drop"] == pytest.approx((prepared.guard.core - found) / prepared.guard.core, rel=1e-4)
 
 
-def test_harm_is_said_once_or_ends_the_run(config, world, tmp_path, caplog):
-    settings = {"general": str(world / "text.txt"), "general_tokens": 300, "harm": 0.0, "tokens": 640, "k": M}
-    watched = dataclasses.replace(config, sae=("topk+untrained", "topk"), **settings)
-    train(watched, tmp_path / "warned")
-    said = [line for line in caplog.messages if "harm = 0.0% is allowed" in line]
-    assert len([line for line in said if line.startswith("topk+untrained explains")]) == 1
-    stopping = dataclasses.replace(watched, on_harm="stop")
-    with pytest.raises(InputError, match="stopped after a checkpoint"):
-        train(stopping, tmp_path / "stopped")
-    assert [int(path.name) for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == [7]
-    assert sorted(train(watched, tmp_path / "stopped")) == ["topk", "topk+untrained"]
+@pytest.fixture
+def harming(config, world):
+    """Settings of a residual that harms general text at once, after another one and before a third."""
+    own = {"general": str(world / "text.txt"), "general_tokens": 300, "harm": 0.0, "tokens": 640, "lr": 0.3}
+    return dataclasses.replace(config, sae=("batch_topk+scratch", "topk", "hierarchical"), dead_after=64, **own)
 
 
-def test_general_text_is_watched_only_beside_a_core(config, world, tmp_path):
-    with pytest.raises(InputError, match="is watched beside a core"):
-        train(dataclasses.replace(config, core=None, general=str(world / "text.txt")), tmp_path / "run")
+def test_harm_of_a_residual_is_said_once(harming, tmp_path, caplog):
+    train(harming, tmp_path / "run")
+    said = [line.split()[0] for line in caplog.messages if "harm = 0.0% is allowed" in line]
+    assert said == ["topk", "hierarchical"]
+    scratch = [line for line in lines(tmp_path / "run") if line["sae"] == "batch_topk+scratch"]
+    assert scratch[0]["general_drop"] > 0
+
+
+def test_a_run_that_harm_ends_has_logged_everything_and_goes_on_bit_for_bit(harming, tmp_path):
+    whole = train(harming, tmp_path / "whole")
+    stopping = dataclasses.replace(harming, on_harm="stop")
+    with pytest.raises(InputError, match=r"^topk explains .*; hierarchical explains .*; stopped after a checkpoint"):
+        train(stopping, tmp_path / "parts")
+    assert [int(path.name) for path in (tmp_path / "parts" / "checkpoints").iterdir()] == [7]
+    logged = [(line["step"], line["sae"]) for line in lines(tmp_path / "parts")]
+    assert logged == [(7, name) for name in harming.sae]
+    again = train(harming, tmp_path / "parts")
+    for name, sae in whole.items():
+        assert_same(sae, again[name])
+    assert len(lines(tmp_path / "parts")) == len(lines(tmp_path / "whole"))
+
+
+def test_baselines_alone_never_end_a_run(harming, tmp_path):
+    names = ("batch_topk+scratch", "topk+untrained")
+    saes = train(dataclasses.replace(harming, sae=names, on_harm="stop", tokens=320), tmp_path / "run")
+    assert set(saes) == set(names)
+
+
+def test_the_guard_reads_in_batches(batch, config, monkeypatch):
+    (acts, core), sizes = batch, []
+    one, x = job(config, batch), acts[SITE].float()
+    watch = Guard(Core(core, ""), x, x, dataclasses.replace(config, batch=24, tokens=24))
+    one.step(x, 0.0, 64, torch.tensor(1.0), acts[Left(SITE)])
+    seen = type(one.sae).forward
+    monkeypatch.setattr(type(one.sae), "forward", lambda self, x: (sizes.append(len(x)), seen(self, x))[1])
+    look = watch.look(one)
+    assert sizes == [24, 24, 16]
+    left = (acts[Left(SITE)] - seen(one.sae.eval(), x).detach()).square().sum()
+    found = 1 - float(left / (x - x.mean(0)).square().sum())
+    assert look.figures["general_explained_variance"] == pytest.approx(found, rel=1e-5)
+
+
+def test_where_the_core_explains_nothing_the_absolute_loss_is_looked_at(batch, config, caplog):
+    acts, core = batch
+    nothing = copy.deepcopy(core)
+    nothing.W_dec.data.zero_()
+    x = acts[SITE].float()
+    nothing.b_dec.data.copy_(x.mean(0) * nothing.scale)
+    watch = Guard(Core(nothing, ""), x, x, dataclasses.replace(config, harm=0.0))
+    assert abs(watch.core) < 1e-4
+    one = job(config, batch)
+    one.step(x, 0.0, 64, torch.tensor(1.0), acts[Left(SITE)])
+    look = watch.look(one)
+    assert look.figures["general_drop"] == pytest.approx(watch.core - look.figures["general_explained_variance"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ({"general": "news"}, "general = news is watched beside a core"),
+        ({"domain": "law"}, "domain = law names what is trained beside a core"),
+        ({"core_k": 3}, "core_k = 3 is for baselines beside a core"),
+    ],
+    ids=["general", "domain", "core_k"],
+)
+def test_settings_of_a_core_are_refused_without_one_before_anything_is_read(config, tmp_path, setting, line):
+    with pytest.raises(InputError, match=line):
+        train(dataclasses.replace(config, core=None, model="nowhere", **setting), tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("setting", [{"domain": "core"}, {"text": "core.txt"}], ids=["named", "by text"])
+def test_a_group_that_the_core_has_already_is_refused_before_anything_is_read(config, tmp_path, setting):
+    with pytest.raises(InputError, match="the core has a group 'core' already: name the new latents otherwise"):
+        train(dataclasses.replace(config, model="nowhere", **setting), tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 @pytest.mark.slow
@@ -357,12 +436,166 @@ def test_a_transcoder_is_boosted_at_its_target(world, config, tmp_path):
 
 
 def test_the_memory_of_the_core_is_counted(config):
-    from monosem.training import memory
-    from monosem.training.model import load_model
-
     lm = load_model(config)
     need = memory.needed({"one": config}, lm)
     weights = sum(4 * weight.numel() for weight in core_of(config).sae.state_dict().values())
     assert need.core == weights + round(1.5 * config.batch * F * 4)
     assert "for the core" in str(need)
     assert memory.needed({"one": dataclasses.replace(config, core=None)}, lm).core == 0
+
+
+def test_what_does_not_fit_is_counted_beside_the_core():
+    need = memory.Need({"one": 10, "two": 10, "three": 10}, step=5, stream=5, core=20)
+    assert memory._to_drop(need, 50) == 1
+
+
+@pytest.fixture(scope="module")
+def cores(world):
+    """Cores of other rules and objectives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MONOSEM_CACHE", str(world / "cache"))
+        patch.setenv("MONOSEM_PROGRESS", "off")
+        settings = {**run_folder.SETTINGS, "model": str(world / "model"), "text": str(world / "text.txt")}
+        settings |= {"budgets": "1,4", "budget_weights": "1,3", "widths": "16,48", "lr": 3e-3}
+        names = ["jumprelu", "relu", "hierarchical", "batch_topk+matryoshka"]
+        train(TrainConfig.from_dict({**settings, "sae": names}), world / "cores")
+        yield {name: world / "cores" / "saes" / name for name in names}
+
+
+@pytest.mark.parametrize(
+    ("name", "penalty", "nesting"),
+    [
+        ("jumprelu", TargetL0, {}),
+        ("relu", L1, {}),
+        ("hierarchical", NoPenalty, Hierarchical((1, 4), (1.0, 3.0)).describe()),
+        ("batch_topk+matryoshka", NoPenalty, Matryoshka((16, 48)).describe()),
+    ],
+    ids=["jumprelu", "relu", "hierarchical", "matryoshka"],
+)
+def test_a_fine_tuned_core_keeps_penalty_objective_and_thresholds(cores, config, batch, name, penalty, nesting):
+    one = job(config, batch, "finetuned", core=str(cores[name]))
+    assert type(one.objective.penalty) is penalty
+    assert one.objective.nesting.describe() == nesting
+    assert_same(one.sae, load(cores[name]))
+    if penalty is TargetL0:
+        assert one.objective.penalty.target == active_latents(one.config)
+        assert one.objective.penalty.unit > 0
+
+
+def test_a_fine_tuned_jumprelu_core_stays_sparse(cores, config, tmp_path):
+    tuned = dataclasses.replace(config, core=str(cores["jumprelu"]), sae=("finetuned",), tokens=3200)
+    (sae,) = train(tuned, tmp_path / "run").values()
+    k = active_latents(tuned)
+    assert 3 <= k <= 5
+    assert lines(tmp_path / "run")[-1]["l0"] < 1.5 * k
+    assert sae.info["calibration"]["l0_after"] == pytest.approx(k, rel=0.1)
+
+
+def test_a_composition_can_be_fine_tuned(config, trained, tmp_path):
+    both = trained[0]["batch_topk"]
+    save(both, tmp_path / "both")
+    again = dataclasses.replace(config, core=str(tmp_path / "both"), sae=("finetuned",), tokens=640)
+    kept = memory.needed({"one": again}, load_model(again)).saes["one"]
+    (sae,) = train(again, tmp_path / "run").values()
+    weights = sum(weight.numel() for weight in sae.parameters())
+    assert kept == 4 * 3 * weights + 8 * (F + M + 1)
+    assert sae.n_latents == F + M
+    assert sae.info["calibration"]["l0_after"] == pytest.approx(4 + 3, rel=0.1)
+    assert error(sae, heldout(config)) < error(both, heldout(config))
+
+
+def test_everything_beside_a_core_says_which(trained, world):
+    digest = core_of(TrainConfig(core=str(world / "core"))).sha256
+    for sae in trained[0].values():
+        assert sae.info["core"] == {"name": "batch_topk", "sha256": digest, "n_latents": F}
+
+
+def test_what_extends_a_core_says_how_many_latents_are_the_cores(trained):
+    extended = {name for name, sae in trained[0].items() if sae.info.get("held_latents") == F}
+    assert extended == {name for name in trained[0] if "extended" in name}
+
+
+def test_active_latents_of_a_sum_are_those_of_its_groups(cores, config, tmp_path):
+    core = load(cores["jumprelu"])
+    beside = dataclasses.replace(config, core=str(cores["jumprelu"]), sae=("batch_topk", "jumprelu"), tokens=640)
+    saes = train(beside, tmp_path / "run")
+    own = core.info["training"]["l0"]
+    residual = groups(saes["jumprelu"])[1].info["training"]["l0"]
+    for name, sum_ in (("batch_topk", own + 3), ("jumprelu", own + residual)):
+        again = dataclasses.replace(config, core=str(tmp_path / "run" / "saes" / name))
+        assert active_latents(again) == flops.active(saes[name]) == round(sum_)
+    assert flops.active(stitch(saes["jumprelu"])) == round(own + residual)
+    del groups(saes["jumprelu"])[1].info["training"]["l0"]
+    assert flops.active(saes["jumprelu"]) == round(own + M)
+    save(saes["jumprelu"], tmp_path / "unknown")
+    with pytest.raises(InputError, match="give the number as core_k"):
+        active_latents(dataclasses.replace(config, core=str(tmp_path / "unknown")))
+
+
+@pytest.mark.parametrize("name", ["finetuned", "batch_topk+extended_random", "batch_topk+extended_random+held_core"])
+def test_rows_of_a_core_that_are_not_unit_stay_as_they_are(config, batch, world, tmp_path, name):
+    core, x = load(world / "core").fold(), batch[0][SITE].float()
+    save(core, tmp_path / "core")
+    one = job(config, batch, name, core=str(tmp_path / "core"))
+    one.step(x, 1e-6, 64, torch.tensor(1.0))
+    torch.testing.assert_close(one.sae.W_dec[:F], core.W_dec, rtol=1e-3, atol=1e-5)
+    assert not one.config.unit_decoder
+    assert job(config, batch, name).config.unit_decoder
+    assert not job(config, batch, name, unit_decoder=False).config.unit_decoder
+
+
+def test_the_skip_connection_of_a_core_is_kept(world, config, tmp_path):
+    settings = {**run_folder.SETTINGS, "model": str(world / "model"), "text": str(world / "text.txt"), "tokens": 640}
+    place = {"site": "mlp_in.1", "target": "mlp_out.1"}
+    (core,) = train(TrainConfig.from_dict({**settings, **place, "skip": True}), tmp_path / "core").values()
+    beside = dataclasses.replace(config, core=str(tmp_path / "core"), **place)
+    prepared = prepare(beside)
+    acts = first_batch(CoreStream(prepared.source, prepared.core, batch=64, block=8, seed=0))
+    names = ("finetuned", "topk+extended_random", "topk+extended_active+held_core")
+    started = [job(beside, (acts,), name) for name in names]
+    for one in started:
+        assert torch.equal(one.sae.W_skip, core.W_skip)
+    held, x = started[-1], acts[Site.parse("mlp_in.1")].float()
+    held.step(x, 1e-2, 64, torch.tensor(1.0), acts[Site.parse("mlp_out.1")].float())
+    assert torch.equal(held.sae.W_skip, core.W_skip)
+    assert job(beside, (acts,), "batch_topk", skip=True).sae.W_skip is None
+
+
+def test_thresholds_of_an_extended_core_start_as_the_cores_and_are_held(cores, config, batch):
+    core, x = load(cores["jumprelu"]), batch[0][SITE].float()
+    beside = {"core": str(cores["jumprelu"])}
+    free = job(config, batch, "jumprelu+extended_active", **beside)
+    held = job(config, batch, "jumprelu+extended_active+held_core", **beside)
+    new = free.sae.rule.threshold[F:]
+    assert torch.equal(free.sae.rule.threshold[:F], core.rule.threshold)
+    assert (new == new[0]).all()
+    assert int((free.sae.pre_acts(x)[:, F:] >= new[0]).sum()) == 3 * len(x)
+    for one in (free, held):
+        for step in range(3):
+            one.step(x, 1e-2, 64 * (step + 1), torch.tensor(1.0))
+    assert torch.equal(held.sae.rule.threshold[:F], core.rule.threshold)
+    assert torch.equal(held.sae.W_dec[:F], core.W_dec)
+    assert not torch.equal(held.sae.rule.threshold[F:], new)
+    assert not torch.equal(free.sae.rule.threshold[:F], core.rule.threshold)
+
+
+def test_calibration_leaves_held_thresholds(cores, config, batch):
+    core, x = load(cores["jumprelu"]), batch[0][SITE].float()
+    sae = job(config, batch, "jumprelu+extended_active+held_core", core=str(cores["jumprelu"])).sae
+    start = sae.rule.threshold[F:].clone()
+    found = calibrate(sae, [x[:32], x[32:]], 9, held=F)
+    assert torch.equal(sae.rule.threshold[:F], core.rule.threshold)
+    torch.testing.assert_close(sae.rule.threshold[F:], found["factor"] * start)
+    assert found["l0_after"] == pytest.approx(9, rel=0.05)
+
+
+def test_gradients_of_held_rows_are_no_part_of_the_clipped_norm(config, batch):
+    x = batch[0][SITE].float()
+    one = job(config, batch, "batch_topk+extended_random+held_core", unit_decoder=False)
+    one.objective(one.sae, x * one.sae.scale).total.backward()
+    weights = (one.sae.W_dec, one.sae.encoder.weight, one.sae.encoder.bias)
+    want = sum(weight.grad[F:].square().sum() for weight in weights).sqrt()
+    assert want < 0.9 * sum(weight.grad.square().sum() for weight in weights).sqrt()
+    one.optimiser.zero_grad()
+    one.step(x, 1e-3, 64, torch.tensor(1.0))
+    assert one.summary()["grad_norm"] == pytest.approx(float(want), rel=1e-4)

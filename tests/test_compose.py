@@ -11,9 +11,11 @@ from monosem.sae import (
     KronEncoder,
     ReLU,
     TopK,
+    added,
     boosted,
     groups,
     load,
+    merged,
     origin,
     save,
     stitch,
@@ -223,3 +225,58 @@ def test_a_notebook_shows_every_group():
     assert "&lt;domain&gt;" in shown
     assert "8 latents; dense; batch_topk, k = 2" in shown
     assert "24 latents; dense; jumprelu" in shown
+
+
+def test_a_stitched_sum_is_cut_where_its_groups_are(x):
+    both = boosted(core(), {"a": residual(1), "b": residual(2)})
+    plain = stitch(both)
+    close(without(plain, "a")(x), without(both, "a")(x))
+    close(added(plain, x)["b"], added(both, x)["b"])
+    close(stitch(plain)(x), plain(x))
+    more = boosted(plain, {"c": residual(3)})
+    assert [group.name for group in groups(more)] == ["core", "a", "b", "c"]
+    close(more(x), plain(x) + residual(3)(x))
+    assert "c" in more._repr_html_()
+
+
+def test_sums_beside_one_core_are_merged_and_others_refused(x):
+    one = core()
+    a, b = boosted(one, {"a": residual(1)}), boosted(one, {"b": residual(2)})
+    assert torch.equal(merged([a, b])(x), boosted(one, {"a": residual(1), "b": residual(2)})(x))
+    further = [boosted(a, {"c": residual(3)}), boosted(a, {"d": residual(4)})]
+    assert [group.name for group in groups(merged(further))] == ["core", "a", "c", "d"]
+    with pytest.raises(InputError, match="there is a group 'a' already"):
+        merged([boosted(one, {"b": residual(2), "a": residual(1)}), boosted(one, {"a": residual(1)})])
+    other = core()
+    other.rule.threshold.data.mul_(2)
+    with pytest.raises(InputError, match="different cores"):
+        merged([a, boosted(other, {"b": residual(2)})])
+    topk = [boosted(core(TopK(F, k)), {name: residual(k)}) for k, name in ((4, "a"), (9, "b"))]
+    with pytest.raises(InputError, match="different cores"):
+        merged(topk)
+
+
+def test_without_a_residual_nothing_is_said_of_it():
+    one = core()
+    one.info |= {"text": {"corpus": "general"}, "training": {"l0": 4.0}}
+    both = boosted(one, {"a": residual(1)})
+    both.info |= {"text": {"corpus": "domain"}, "calibration": {"factor": 2}, "core": {"sha256": "x"}, "name": "a"}
+    left = without(both, "a").info
+    assert left["text"] == {"corpus": "general"}
+    assert left["training"] == {"l0": 4.0}
+    assert not {"calibration", "core", "groups"} & left.keys()
+
+
+def test_rows_of_dense_groups_can_be_seen_and_those_of_others_not(x):
+    both = boosted(core(), {"a": residual(1)})
+    assert both.W_enc.shape == (D, F + M)
+    close(both.b_enc, torch.cat([part.bias for part in both.encoder]))
+    with pytest.raises(InputError, match="no row for each latent"):
+        _ = boosted(core(), {"a": RESIDUALS["kron"]()}).W_enc
+
+
+def test_a_residual_of_another_target_is_refused():
+    one = core()
+    one.info["target"] = "mlp_out.0"
+    with pytest.raises(InputError, match=r"explains resid_post\.0, the core mlp_out\.0"):
+        boosted(one, {"a": residual(info={"site": "resid_post.0"})})

@@ -12,8 +12,7 @@ from torch import Tensor
 from monosem.evaluation.place import shared_place
 from monosem.evaluation.reading import evaluating, read
 from monosem.lm import LanguageModel
-from monosem.sae import SAE, added, without
-from monosem.sae.compose import groups
+from monosem.sae import SAE, added, groups
 from monosem.text import Windows
 
 
@@ -55,13 +54,15 @@ class Alignment:
 
 
 @torch.no_grad()
-def aligned(sae: SAE, lm: LanguageModel, windows: Windows, batch: int = 8) -> Alignment:
-    """The alignment of all residuals of a composition on a text, at the tokens its rule keeps."""
+def aligned(core: SAE, sae: SAE, lm: LanguageModel, windows: Windows, batch: int = 8) -> Alignment:
+    """The alignment of what a composition has beside its core, on a text, at the tokens its rule keeps."""
     place = shared_place({"": sae}, lm)
-    names = [group.name for group in groups(sae)[1:]]
-    core, found = without(sae, *names), Alignment(names)
+    own = {group.name for group in groups(core)}
+    names = [group.name for group in groups(sae) if group.name not in own]
+    found = Alignment(names)
     with evaluating({"": sae, "core": core}):
         for reading in read(lm, windows, place, batch=batch, label="alignment"):
             x, y = (acts.to(sae.W_dec.device).float() for acts in (reading.acts, reading.target))
-            found.update(y - core(x), added(sae, x))
+            outputs = added(sae, x)
+            found.update(y - core(x), {name: outputs[name] for name in names})
     return found

@@ -20,7 +20,7 @@ SHOWN, CONTEXTS, WIDTH, LEAST = 24, 4, 12, 10
 
 @torch.no_grad()
 def new_features(
-    sae: SAE, lm: LanguageModel, windows: Windows, domain: Evaluation, general: Evaluation, name: str
+    core: SAE, sae: SAE, lm: LanguageModel, windows: Windows, domain: Evaluation, general: Evaluation, name: str
 ) -> list[dict[str, Any]]:
     """The group's latents that are most specific to the domain, of those with enough firings there.
 
@@ -36,8 +36,7 @@ def new_features(
     chosen = [int(number) for number in order[:SHOWN] if enough[number]]
     if not chosen:
         return []
-    core = sae.W_dec[groups(sae)[0].latents]
-    cosines, places = nearest(sae.W_dec[group.latents][chosen], core)
+    cosines, places = nearest(sae.W_dec[group.latents][chosen], core.W_dec)
     statistics = feature_statistics({"": sae}, lm, windows)[""]
     spelling = Spelling(lm.tokenizer)
     latents = [group.first + number for number in chosen]

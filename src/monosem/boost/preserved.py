@@ -8,13 +8,12 @@ import numpy as np
 
 from monosem.evaluation import Evaluation
 from monosem.evaluation.by_window import Terms
+from monosem.training.guard import SMALL_EV
 
 EV_LIMIT = 0.01
 """Share of the core's explained variance that may be lost: the paper reports less than 1 % (arXiv 2507.12990)."""
 CE_LIMIT = 0.01
 """Nats of cross-entropy that may be added (our choice)."""
-SMALL_EV = 0.05
-"""Below this a share of the core's explained variance means nothing, and its absolute loss is judged."""
 
 Verdict = Literal["preserved", "damaged", "undecided"]
 

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from monosem.sae import SAE, groups
 from monosem.sae.dense import unit_rows
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -31,11 +30,9 @@ def chance(core: Float[Tensor, "F E"], count: int, seed: int = 104_729) -> Float
 
 
 @torch.no_grad()
-def redundancy(sae: SAE, name: str) -> dict[str, Any]:
-    """Quantiles of the cosine of each latent of a group with the nearest latent of the core, and of chance."""
-    core = sae.W_dec[groups(sae)[0].latents]
-    (own,) = (sae.W_dec[group.latents] for group in groups(sae) if group.name == name)
-    found = {"nearest": nearest(own, core)[0], "chance": chance(core, len(own))}
+def redundancy(core: Float[Tensor, "F E"], rows: Float[Tensor, "m E"]) -> dict[str, Any]:
+    """Quantiles of the cosine of each decoder row with the nearest of the core, and of chance."""
+    found = {"nearest": nearest(rows, core)[0], "chance": chance(core, len(rows))}
     return {"quantiles": list(QUANTILES)} | {key: _spread(values) for key, values in found.items()}
 
 

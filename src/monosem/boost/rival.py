@@ -18,18 +18,20 @@ GRAFTED = "grafted"
 
 
 @torch.no_grad()
-def more_latents(core: SAE, batches: list[Float[Tensor, "B D"]], l0: float) -> SAE:
+def more_latents(core: SAE, batches: list[Float[Tensor, "B D"]], l0: float) -> SAE | None:
     """The core with so much lower thresholds, or so much larger k, that its L0 on these tokens is `l0`.
 
-    What sparsity alone brings. Raises `InputError` for a rule without either.
+    What sparsity alone brings; to the nearest whole number unless the rule is BatchTopK. None for a rule without
+    either, and for thresholds that no factor moves.
     """
     if isinstance(core.rule, TopK):
         return core.at(round(l0))
-    new = copy.deepcopy(core)
-    if calibrate(new, batches, round(l0)) is None:
-        raise InputError(f"{type(core.rule).__name__} has neither k nor thresholds: no other L0 can be set")
-    new.info = core.info | {"l0_set": round(l0)}
-    return new.eval()
+    new = copy.deepcopy(core).eval()
+    if isinstance(new.rule, BatchTopK):
+        new.rule.cut.copy_(quantile(new, batches, float(l0)))
+        return new
+    found = calibrate(new, batches, round(l0))
+    return None if found is None or found["factor"] is None else new
 
 
 @torch.no_grad()
@@ -39,13 +41,15 @@ def grafted(core: SAE, finetuned: SAE, count: int, batches: list[Float[Tensor, "
     Weights and thresholds are the copy's; one with TopK gets a threshold at which k of them are active on these
     tokens. The paper calls this stitching, which here is the name of the concatenation (`monosem.sae.stitch`).
     """
-    if not (isinstance(core.encoder, DenseEncoder) and isinstance(finetuned.encoder, DenseEncoder)):
+    finetuned = finetuned.to(core.W_dec.device)
+    tuned_encoder = finetuned.encoder
+    if not (isinstance(core.encoder, DenseEncoder) and isinstance(tuned_encoder, DenseEncoder)):
         raise InputError("latents can be taken over only where each has a row: use a dense core")
     change = 1 - functional.cosine_similarity(core.W_dec, finetuned.W_dec)
     chosen = change.sort(descending=True, stable=True).indices[:count]
-    encoder = DenseEncoder(core.d_in, len(chosen))
-    encoder.weight.copy_(finetuned.encoder.weight[chosen])
-    encoder.bias.copy_(finetuned.encoder.bias[chosen])
+    encoder = DenseEncoder(core.d_in, len(chosen)).to(core.W_dec)
+    encoder.weight.copy_(tuned_encoder.weight[chosen])
+    encoder.bias.copy_(tuned_encoder.bias[chosen])
     if finetuned.centre is not None:
         encoder.bias.sub_(encoder.weight @ finetuned.centre)
     tuned = finetuned.rule
@@ -58,8 +62,9 @@ def grafted(core: SAE, finetuned: SAE, count: int, batches: list[Float[Tensor, "
         code_scale=finetuned.code_scale,
         out_scale=finetuned.out_scale,
         subtract_b_dec=False,
-        info={"site": core.info.get("site"), "name": GRAFTED},
-    ).eval()
+        info={key: core.info[key] for key in ("site", "target") if key in core.info} | {"name": GRAFTED},
+    )
+    taken.to(core.W_dec).eval()
     taken.W_dec.copy_(finetuned.W_dec[chosen])
     if isinstance(rule, JumpReLU) and isinstance(tuned, JumpReLU):
         rule.threshold.copy_(tuned.threshold[chosen])

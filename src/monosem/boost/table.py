@@ -15,6 +15,7 @@ from monosem.boost.gain import gains
 from monosem.boost.preserved import preserved
 from monosem.boost.redundancy import redundancy
 from monosem.boost.result import Result
+from monosem.boost.rival import GRAFTED
 from monosem.evaluation import Evaluation, evaluate
 from monosem.lm import LanguageModel
 from monosem.progress import remark
@@ -22,10 +23,11 @@ from monosem.sae import SAE, groups
 from monosem.sae.compose import Group
 from monosem.shapes import InputError
 from monosem.text import Windows
+from monosem.training.recipe import recipe
 
 CORE, ALL, GENERAL = "core", "all domains", "general"
-CONTROLS = ("more_latents", "frozen_decoder", "untrained", "scratch")
-"""Words of names that are there to say what a residual is worth."""
+MORE = "more_latents"
+"""How names of the core at a larger L0 begin."""
 METRICS = ("explained_variance", "l0", "ce_loss_sae", "ce_loss_clean", "ce_loss_score", "kl_div", "frac_alive")
 SPREAD = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -47,17 +49,18 @@ def measured(
     if CORE not in saes:
         raise InputError(f"the core is missing among {', '.join(saes)}: name it {CORE!r}")
     *_, general = texts
-    firsts = {domain: next(name for name in saes if _is_residual(name, saes, domain)) for domain in domains}
+    firsts = {domain: _first(domain, saes) for domain in domains}
     found: dict[str, dict[str, Evaluation]] = {}
     for text, windows in texts.items():
         chosen = {name: sae for name, sae in saes.items() if text == general or _matters(name, text, firsts)}
         remark(f"measuring {len(chosen)} autoencoders on {text}")
         found[text] = evaluate(chosen, lm, windows, loss_windows=loss_windows, command=command)
-    rows = [_row(name, sae, found, general) for name, sae in saes.items()]
+    core = saes[CORE]
+    rows = [_row(name, core, sae, found, general) for name, sae in saes.items()]
     whole = saes.get(ALL) or saes[firsts[next(iter(domains))]]
-    alignment = {text: _aligned(aligned(whole, lm, windows)) for text, windows in texts.items()}
+    alignment = {text: _aligned(aligned(core, whole, lm, windows)) for text, windows in texts.items()}
     features = {
-        domain: new_features(saes[name], lm, texts[domain], found[domain][name], found[general][name], domain)
+        domain: new_features(core, saes[name], lm, texts[domain], found[domain][name], found[general][name], domain)
         for domain, name in firsts.items()
     }
     first = next(iter(found.values()))[CORE]
@@ -68,28 +71,44 @@ def measured(
     return Result(dict(domains), general, rows, alignment, features, origin)
 
 
-def _is_residual(name: str, saes: Mapping[str, SAE], domain: str) -> bool:
-    return name.startswith(f"{domain}/") and "groups" in saes[name].info
+def _first(domain: str, saes: Mapping[str, SAE]) -> str:
+    """The first residual of a domain."""
+    of_domain = (name for name, sae in saes.items() if name.startswith(f"{domain}/") and _is_sum(sae, domain))
+    return next(of_domain)
+
+
+def _is_sum(sae: SAE, domain: str) -> bool:
+    return any(group.name == domain for group in groups(sae))
+
+
+def parts_of(core: SAE, sae: SAE) -> list[Group]:
+    """The core as one group, and every group that is new beside it; one group for what is not made of the core."""
+    old = len(groups(core))
+    if len(groups(sae)) > old:
+        return [Group(CORE, 0, core.n_latents, {}), *groups(sae)[old:]]
+    if held := sae.info.get("held_latents"):
+        return [Group(CORE, 0, held, {}), Group("new", held, sae.n_latents - held, sae.info)]
+    return [Group(CORE, 0, sae.n_latents, sae.info)]
 
 
 def _matters(name: str, text: str, firsts: Mapping[str, str]) -> bool:
     return "/" not in name or name.startswith((f"{text}/", f"{GENERAL}/")) or name in firsts.values()
 
 
-def _row(name: str, sae: SAE, found: Mapping[str, Mapping[str, Evaluation]], general: str) -> dict[str, Any]:
+def _row(name: str, core: SAE, sae: SAE, found: Mapping[str, Mapping[str, Evaluation]], general: str) -> dict[str, Any]:
     domain = name.split("/")[0] if "/" in name else None
-    parts = groups(sae)
+    parts = parts_of(core, sae)
     texts = {text: _figures(ones[CORE], ones[name], parts) for text, ones in found.items() if name in ones}
     if name != CORE:
         texts[general]["preserved"] = preserved(found[general][CORE], found[general][name]).to_json()
-    new = [group.name for group in parts[1:]]
+    new = parts[1:]
     row: dict[str, Any] = {
         "name": name,
         "domain": domain,
         "kind": _kind(name, sae),
         "n_latents": sae.n_latents,
         "groups": [_group(group) for group in parts],
-        "redundancy": {group: redundancy(sae, group) for group in new},
+        "redundancy": {group.name: redundancy(core.W_dec, sae.W_dec[group.latents]) for group in new},
         "texts": texts,
     }
     if domain in found and domain != general and new and name in found[domain]:
@@ -108,9 +127,15 @@ def _kind(name: str, sae: SAE) -> str:
     if name in (CORE, ALL):
         return CORE if name == CORE else "sum"
     domain, word = name.split("/", 1)
-    if domain == GENERAL or any(part in word for part in CONTROLS):
+    if domain == GENERAL or word.startswith(MORE):
         return "control"
-    return "residual" if "groups" in sae.info and word != "grafted" else "baseline"
+    if word.startswith(GRAFTED):
+        return "baseline"
+    (kind,) = sae.info["training"]["config"]["sae"]
+    made = recipe(kind)
+    if made.control not in ("trained", "held_core") or made.role == "scratch":
+        return "control"
+    return "baseline" if made.role not in (None, "residual") else "residual"
 
 
 def _figures(core: Evaluation, own: Evaluation, parts: list[Group]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "inspect": "say what a folder or file is: a run, an autoencoder, a store, feature statistics",
 }
 
+AGAIN = "run the same command again to continue"
 EPILOG = """first steps:
   monosem demo                                            everything at once, into runs/demo
   monosem train --site resid_post.12 --run runs/first     one TopK autoencoder on the embedded model
@@ -71,12 +72,10 @@ def _run(module: object, parsed: argparse.Namespace) -> int:
     except InputError as error:
         return _fail(str(error), 2)
     except Interrupted as stop:
-        return _fail(
-            f"{stop}: a checkpoint is written, continue with monosem train --resume {parsed.run}",
-            128 + stop.signal_number,
-        )
+        how = f"continue with monosem train --resume {parsed.run}" if parsed.command == "train" else AGAIN
+        return _fail(f"{stop}: a checkpoint is written, {how}", 128 + stop.signal_number)
     except KeyboardInterrupt:
-        return _fail("stopped: what was finished is kept, run the same command again to continue", 130)
+        return _fail(f"stopped: what was finished is kept, {AGAIN}", 130)
     except BrokenPipeError:
         sys.stderr.close()
     except OSError as error:

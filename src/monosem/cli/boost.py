@@ -34,7 +34,11 @@ from monosem.shapes import InputError
 if TYPE_CHECKING:
     from monosem.training import Grid
 
-HIDDEN = {"text", "core", "domain", "site", "target", "skip", "store", "controls", "sae", "k", "n_latents"}
+FIXED = {"text", "core", "domain", "site", "target", "skip", "store", "controls"}
+"""Settings that a core or a domain decides."""
+SHOWN = {"n_latents": "a quarter of the width", "general": "the core's own text"}
+SHOWN |= dict.fromkeys(("model", "dtype", "device", "window", "bos", "separator", "held_out", "column"), "the core's")
+"""Defaults that depend on the core, as `--help` says them."""
 ENOUGH = 100_000_000
 """Distinct tokens of a domain below which the paper reports harm to general text."""
 DEFAULTS: dict[str, Any] = {"sae": ["batch_topk"], "k": 5, "calibrate": True}
@@ -60,7 +64,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="windows of each text that also go through the whole model (default: 32)",
     )
     names = {name for name, *_ in settings()}
-    flag.training(parser, (names - HIDDEN) | {"sae", "k", "n_latents"})
+    flag.training(parser, names - FIXED, {**DEFAULTS, **SHOWN})
     flag.shared(parser)
 
 
@@ -86,18 +90,26 @@ def run(parsed: argparse.Namespace) -> None:
     write_boosting(folder / "report.html", result)
     written = f"the sum: {folder / 'saes' / 'boosted'}\nreport: {folder / 'report.html'}"
     show(parsed, result, f"{summary(result)}\n\n{written}")
+    if lost := result["provenance"]["diverged"]:
+        raise InputError("; ".join(lost.values()))
 
 
 def _grid(parsed: argparse.Namespace) -> Grid:
     """The settings, with model, site, sizes and general text of the core where they are not given."""
-    from monosem.boost import beside
+    from monosem.boost.boosting import beside, core_text
     from monosem.training import TrainConfig
+    from monosem.training.config import PLAIN
     from monosem.training.core import needed
+    from monosem.training.grid import grid_from_toml
 
+    given = flag.given(parsed) | (grid_from_toml(parsed.config) if parsed.config else {})
+    if wrong := [key for key in given if key in FIXED]:
+        raise InputError(f"{parsed.config} sets {wrong[0]}, which the core and --text decide here: take it out")
+    if len(parsed.texts) > 1 and (several := [key for key in given if key in PLAIN]):
+        raise InputError(f"{several[0]} is said of one text, and there are {len(parsed.texts)}: boost one at a time")
     usual = beside(parsed.folder, TrainConfig(text=parsed.texts[0]))
     core = needed(usual).sae
-    own = core.info.get("training", {}).get("config", {}).get("text")
-    sizes = {"n_latents": max(DEFAULTS["k"], round(core.d_in / 4)), "general": own}
+    sizes = {"n_latents": max(DEFAULTS["k"], round(core.d_in / 4)), "general": core_text(core).get("text")}
     grid = flag.grid(parsed, usual.describe() | DEFAULTS | sizes)
     if grid.shared.general is None:
         raise InputError("the core does not say which text it was trained on: name a general text by --general")
@@ -140,7 +152,7 @@ def _few_tokens(result: dict[str, Any]) -> list[str]:
 def _row(row: dict[str, Any], figures: dict[str, Any]) -> list[str]:
     new = sum(l0 for name, l0 in figures["l0_by_group"].items() if name != row["groups"][0]["name"])
     kept = figures.get("preserved", {})
-    drop = f"{kept['verdict']} ({-kept['drop']['value']:+.2%})" if kept else "–"
+    drop = f"{kept['verdict']} ({_drop(kept)})" if kept else "–"
     return [
         row["name"],
         f"{figures['explained_variance']:.4f}",
@@ -151,6 +163,12 @@ def _row(row: dict[str, Any], figures: dict[str, Any]) -> list[str]:
         _cell(figures.get("kl_div")),
         drop,
     ]
+
+
+def _drop(kept: dict[str, Any]) -> str:
+    """The change of general explained variance: as a share of the core's, or where that is next to nothing absolute."""
+    change = -kept["drop"]["value"]
+    return f"{change:+.2%}" if kept["relative"] else f"{change:+.4f} EV"
 
 
 def _cell(value: float | None) -> str:

@@ -25,8 +25,13 @@ def use_threads(parsed: argparse.Namespace) -> None:
         torch.set_num_threads(parsed.threads)
 
 
-def training(parser: argparse.ArgumentParser, only: set[str] | None = None) -> None:
-    """One flag for every setting of `TrainConfig`; those not given stay out of the namespace."""
+def training(
+    parser: argparse.ArgumentParser, only: set[str] | None = None, usual: Mapping[str, Any] | None = None
+) -> None:
+    """One flag for every setting of `TrainConfig`; those not given stay out of the namespace.
+
+    `usual` has the defaults of this command where they differ, as `--help` shows them.
+    """
     parser.add_argument(
         "--config",
         type=Path,
@@ -35,12 +40,13 @@ def training(parser: argparse.ArgumentParser, only: set[str] | None = None) -> N
     )
     for name, hint, default, text in settings():
         if only is None or name in only:
-            _add(parser, name, hint, default, text)
+            shown = (usual or {}).get(name, default)
+            _add(parser, name, hint, shown, text.partition(" (default:")[0] if shown is not default else text)
 
 
 def _add(parser: argparse.ArgumentParser, name: str, hint: Any, default: Any, text: str) -> None:
     flag = "--" + name.replace("_", "-")
-    shown = ",".join(default) if isinstance(default, tuple) else default
+    shown = ",".join(default) if isinstance(default, (tuple, list)) else default
     text = text if default is None else f"{text} (default: {shown})"
     if bool in (get_args(hint) or (hint,)):
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)

@@ -14,7 +14,7 @@ from monosem.sae.card import sae_card
 from monosem.sae.dense import DenseEncoder
 from monosem.sae.encoder import Encoder
 from monosem.sae.function import decode
-from monosem.sae.grouped import GroupRule
+from monosem.sae.grouped import GroupedEncoder, GroupRule
 from monosem.sae.kron import KronEncoder
 from monosem.sae.rule import Rule, TopK
 from monosem.shapes import InputError
@@ -76,18 +76,22 @@ class SAE(nn.Module):
 
     @property
     def W_enc(self) -> Float[Tensor, "D F"]:
-        """A view of the dense encoder's rows as columns. Raises `InputError` for an encoder of another kind."""
-        return self._dense().weight.T
+        """The dense encoder's rows as columns: a view, of a composition a copy. Raises `InputError` for other kinds."""
+        rows: list[Tensor] = [encoder.weight for encoder in self._dense()]
+        return rows[0].T if len(rows) == 1 else torch.cat(rows).T
 
     @property
     def b_enc(self) -> Float[Tensor, " F"]:
         """The dense encoder's bias. Raises `InputError` for an encoder of another kind."""
-        return self._dense().bias
+        biases: list[Tensor] = [encoder.bias for encoder in self._dense()]
+        return biases[0] if len(biases) == 1 else torch.cat(biases)
 
-    def _dense(self) -> DenseEncoder:
-        if not isinstance(self.encoder, DenseEncoder):
+    def _dense(self) -> list[DenseEncoder]:
+        encoders = list(self.encoder) if isinstance(self.encoder, GroupedEncoder) else [self.encoder]
+        dense = [encoder for encoder in encoders if isinstance(encoder, DenseEncoder)]
+        if len(dense) < len(encoders):
             raise InputError("this encoder has no row for each latent: see sae.encoder.weight and sae.encoder.parents")
-        return self.encoder
+        return dense
 
     @property
     def K(self) -> int:

@@ -63,8 +63,9 @@ def boosted(core: SAE, residuals: Mapping[str, SAE]) -> SAE:
     """core(x) + Σ residual(x): an autoencoder whose latents are the core's, then those of each residual by name.
 
     `core` may be a composition itself. Residuals have no decoder bias; each is expressed in the core's units, which
-    changes it by rounding, while the core keeps every bit. Weights are copied. Raises `InputError` for widths or sites
-    that differ, for names and weights that are there already, and for a residual with a bias or a skip connection.
+    changes it by rounding. The core's codes keep every bit, and its output does where it stores codes sparsely (dense
+    ReLU and stitched ones: to rounding). Weights are copied. Raises `InputError` for widths, sites or targets that
+    differ, for names and weights that are there already, and for a residual with a bias or a skip connection.
     """
     parts = _parts(core)
     rows: list[Tensor] = [core.W_dec]
@@ -84,17 +85,18 @@ def boosted(core: SAE, residuals: Mapping[str, SAE]) -> SAE:
 def merged(sums: Sequence[SAE]) -> SAE:
     """One core with the residuals of several compositions of it, every bit as it is in them.
 
-    Raises `InputError` for other cores, and for a residual that is in two of them.
+    The core is the groups that all of them begin with. Raises `InputError` if that is none, and for a residual that is
+    in two of them behind it.
     """
     first, *others = sums
-    core = groups(first)[0]
+    shared = min((_shared(first, other) for other in others), default=0)
+    if others and not shared:
+        raise InputError("these are sums with different cores: merge what was trained beside one core")
     parts = _parts(first)
     rows: list[Tensor] = [first.W_dec]
     stored = [_entry(group.name, group.n_latents, group.info) for group in groups(first)]
     for other in others:
-        if not _same_core(first, other, core.latents):
-            raise InputError("these are sums with different cores: merge what was trained beside one core")
-        for group, part in list(zip(groups(other), _parts(other), strict=True))[1:]:
+        for group, part in list(zip(groups(other), _parts(other), strict=True))[shared:]:
             _check_free(group.name, {entry["name"] for entry in stored})
             _check_new(group.name, [part], [encoder.weight for encoder, _ in parts])
             parts.append(part)
@@ -106,7 +108,7 @@ def merged(sums: Sequence[SAE]) -> SAE:
 
 @torch.no_grad()
 def without(sae: SAE, *names: str) -> SAE:
-    """A composition without some of its residuals; all that is left keeps every bit.
+    """A composition without some of its residuals; all that is left keeps every bit, and says what the core says.
 
     Raises `InputError` for the core and for names that are not there.
     """
@@ -124,7 +126,9 @@ def without(sae: SAE, *names: str) -> SAE:
         encoders, rules = zip(*parts, strict=True)
         encoder, rule = GroupedEncoder(encoders), GroupRule(rules)
         stored = [_entry(known[number].name, known[number].n_latents, known[number].info) for number in kept]
-    return _filled(sae, encoder, rule, rows, stored)
+    made = _filled(sae, encoder, rule, rows, stored)
+    made.info = {key: value for key, value in made.info.items() if key not in KEPT} | known[0].info | _stored(stored)
+    return made
 
 
 @torch.no_grad()
@@ -149,7 +153,7 @@ def stitch(sae: SAE) -> SAE:
         if not isinstance(encoder, DenseEncoder):
             raise InputError(f"{group.name} has a Kronecker encoder, which has no row for each latent: keep the sum")
         weights.append(encoder)
-        thresholds.append(_thresholds(group.name, rule, encoder.n_latents))
+        thresholds.append(_thresholds(group.name, rule, encoder).to(encoder.bias))
     encoder = DenseEncoder(sae.d_in, sae.n_latents).to(sae.W_dec)
     encoder.weight.copy_(torch.cat([one.weight for one in weights]))
     encoder.bias.copy_(torch.cat([one.bias for one in weights]))
@@ -159,8 +163,23 @@ def stitch(sae: SAE) -> SAE:
 
 
 def _parts(sae: SAE) -> list[tuple[DenseEncoder | KronEncoder, Rule]]:
-    encoders = list(sae.encoder) if isinstance(sae.encoder, GroupedEncoder) else [sae.encoder]
-    return list(zip(encoders, sae.rules, strict=True))
+    """Encoder and rule of each group; those of a stitched autoencoder are cut out of the whole."""
+    if isinstance(sae.encoder, GroupedEncoder):
+        return list(zip(sae.encoder, sae.rules, strict=True))
+    if len(groups(sae)) > 1:
+        return [_cut(sae, group) for group in groups(sae)]
+    return [(sae.encoder, sae.rule)]
+
+
+def _cut(sae: SAE, group: Group) -> tuple[DenseEncoder, Rule]:
+    assert isinstance(sae.encoder, DenseEncoder)
+    assert isinstance(sae.rule, JumpReLU)
+    encoder = DenseEncoder(sae.d_in, group.n_latents).to(sae.W_dec)
+    encoder.weight.copy_(sae.encoder.weight[group.latents])
+    encoder.bias.copy_(sae.encoder.bias[group.latents])
+    rule = JumpReLU(group.n_latents, sae.rule.bandwidth).to(sae.W_dec)
+    rule.threshold.copy_(sae.rule.threshold[group.latents])
+    return encoder, rule
 
 
 def _entry(name: str, n_latents: int, info: dict[str, Any]) -> dict[str, Any]:
@@ -171,9 +190,13 @@ KEPT = ("name", "text", "training", "seed", "calibration", "core", "budgets")
 """What a group keeps of the autoencoder it was."""
 
 
+def _stored(entries: list[dict[str, Any]] | None) -> dict[str, Any]:
+    return {"groups": entries} if entries else {}
+
+
 def _filled(like: SAE, encoder: Encoder, rule: Rule, rows: Float[Tensor, "F E"], stored: list | None) -> SAE:
     """An autoencoder in the spaces of another, with its bias and skip connection."""
-    info = {key: value for key, value in like.info.items() if key != "groups"}
+    info = {key: value for key, value in like.info.items() if key != "groups"} | _stored(stored)
     made = SAE(
         encoder,
         rule,
@@ -183,7 +206,7 @@ def _filled(like: SAE, encoder: Encoder, rule: Rule, rows: Float[Tensor, "F E"],
         out_scale=like._out_scale,
         skip=like.W_skip is not None,
         subtract_b_dec=like.subtract_b_dec,
-        info=info | ({"groups": stored} if stored else {}),
+        info=info,
     ).to(like.W_dec)
     made.W_dec.copy_(rows)
     made.b_dec.copy_(like.b_dec)
@@ -208,19 +231,42 @@ def _check(core: SAE, residual: SAE, name: str, taken: set[str]) -> None:
             f"{name} maps widths {residual.d_in} to {residual.d_out}, the core {core.d_in} to {core.d_out}: "
             "give a residual of the same site"
         )
-    sites = residual.info.get("site"), core.info.get("site")
-    if None not in sites and sites[0] != sites[1]:
-        raise InputError(f"{name} reads {sites[0]}, the core {sites[1]}: give a residual of the same site")
+    for key, does in (("site", "reads"), ("target", "explains")):
+        own, wanted = (one.info.get(key, one.info.get("site")) for one in (residual, core))
+        if None not in (own, wanted) and own != wanted:
+            raise InputError(f"{name} {does} {own}, the core {wanted}: give a residual of the same site")
     if residual.W_skip is not None or bool(residual.b_dec.any()):
         raise InputError(f"{name} has a decoder bias or a skip connection: residuals are trained with monosem boost")
 
 
-def _same_core(a: SAE, b: SAE, latents: slice) -> bool:
+def _shared(a: SAE, b: SAE) -> int:
+    """With how many equal groups two autoencoders of one space begin."""
     spaces = [(one.scale, one.out_scale, one.code_scale, one.subtract_b_dec, one.d_in, one.d_out) for one in (a, b)]
-    if spaces[0] != spaces[1] or groups(a)[0].n_latents != groups(b)[0].n_latents:
-        return False
-    weights = [(one.W_dec[latents], one.b_dec, _parts(one)[0][0].weight, _parts(one)[0][0].bias) for one in (a, b)]
-    return all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+    if spaces[0] != spaces[1] or not _equal([a.b_dec, a.W_skip], [b.b_dec, b.W_skip]):
+        return 0
+    count = 0
+    for one, other in zip(_members(a), _members(b), strict=False):
+        if one[:2] != other[:2] or not _equal(one[2], other[2]):
+            break
+        count += 1
+    return count
+
+
+def _members(sae: SAE) -> list[tuple[tuple[str, int], tuple[Any, ...], list[Tensor | None]]]:
+    """What each group is: its name and size, the kinds and configurations of its parts, and all its weights."""
+    return [
+        (
+            (group.name, group.n_latents),
+            (type(encoder), encoder.config(), type(rule), rule.config()),
+            [sae.W_dec[group.latents], *encoder.state_dict().values(), *rule.state_dict().values()],
+        )
+        for group, (encoder, rule) in zip(groups(sae), _parts(sae), strict=True)
+    ]
+
+
+def _equal(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> bool:
+    pairs = zip(ours, theirs, strict=True)
+    return all(a is b if a is None or b is None else a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
 def _check_free(name: str, taken: set[str]) -> None:
@@ -234,13 +280,13 @@ def _check_new(name: str, own: list[tuple[DenseEncoder | KronEncoder, Rule]], we
             raise InputError(f"{name} is part of this autoencoder already: adding it again would count it twice")
 
 
-def _thresholds(name: str, rule: Rule, n_latents: int) -> Float[Tensor, " F"]:
+def _thresholds(name: str, rule: Rule, encoder: DenseEncoder) -> Float[Tensor, " F"]:
     if isinstance(rule, JumpReLU):
         return rule.threshold.clamp_min(0)
     if isinstance(rule, ReLU):
-        return torch.zeros(n_latents)
+        return torch.zeros_like(encoder.bias)
     if isinstance(rule, BatchTopK) and not rule.cut.isnan():
-        return rule.cut.clamp_min(0).expand(n_latents)
+        return rule.cut.clamp_min(0).expand(encoder.n_latents)
     raise InputError(
         f"{name} keeps a fixed number of latents ({type(rule).__name__}), which one rule over all latents cannot: "
         "keep the sum, or train it with batch_topk or jumprelu"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from monosem.sae.autoencoder import SAE
+from monosem.sae.compose import Group, groups
 from monosem.sae.encoder import Encoder
 from monosem.sae.grouped import GroupedEncoder
 from monosem.sae.kron import KronEncoder
-from monosem.sae.rule import BatchTopK, TopK
+from monosem.sae.rule import BatchTopK, Rule, TopK
 
 
 class Cost(NamedTuple):
@@ -47,13 +48,18 @@ def dense_cost(d_in: int, n_latents: int, d_out: int, k: int) -> Cost:
 def active(sae: SAE) -> int:
     """Active latents a token: exact for TopK, mean for BatchTopK; for other rules the mean that training ended with.
 
-    All latents where that was not stored. Of a composition the sum of its groups.
+    Of a composition the sum of its groups. All latents of a group for which that was not stored.
     """
-    rules = sae.rules
-    if all(isinstance(rule, (TopK, BatchTopK)) for rule in rules):
-        return sum(rule.k for rule in rules if isinstance(rule, (TopK, BatchTopK)))
-    found = sae.info.get("training", {}).get("l0")
-    return sae.n_latents if found is None else round(found)
+    known = zip(groups(sae), known_active(sae), strict=True)
+    return round(sum(group.n_latents if count is None else count for group, count in known))
+
+
+def known_active(sae: SAE) -> list[float | None]:
+    """Active latents a token of each group: its rule's k, or the mean that its training ended with; None if unknown."""
+    parts, rules = groups(sae), sae.rules
+    if len(rules) < len(parts):  # stitched: one rule for all
+        rules = rules * len(parts)
+    return [_known(group, rule) for group, rule in zip(parts, rules, strict=True)]
 
 
 def multiplier(sae: SAE, k: int | None = None) -> float:
@@ -75,6 +81,10 @@ def parameters(sae: SAE) -> dict[str, int]:
     rule = sum(weight.numel() for weight in sae.rule.parameters())
     parts = {"encoder": encoder, "decoder": decoder, "rule": rule} | ({"skip": _skip(sae)} if _skip(sae) else {})
     return parts | {"total": sum(parts.values())}
+
+
+def _known(group: Group, rule: Rule) -> float | None:
+    return float(rule.k) if isinstance(rule, (TopK, BatchTopK)) else group.info.get("training", {}).get("l0")
 
 
 def _skip(sae: SAE) -> int:

@@ -13,12 +13,12 @@ from monosem.sae import SAE, BatchTopK, JumpReLU
 
 
 @torch.no_grad()
-def calibrate(sae: SAE, batches: list[Float[Tensor, "B D"]], k: int) -> dict[str, Any] | None:
+def calibrate(sae: SAE, batches: list[Float[Tensor, "B D"]], k: int, held: int = 0) -> dict[str, Any] | None:
     """Set thresholds for a mean L0 of k on these tokens; None for rules without thresholds.
 
     The one threshold of BatchTopK becomes the midpoint of the (k·N)-th and the next largest pre-activation of all N
     tokens, so that L0 is k exactly (0 if fewer are positive). Those of JumpReLU are scaled by one factor: each batch's
-    own would make its L0 exactly k, and their mean is applied.
+    own would make its L0 exactly k, and their mean is applied. The first `held` of them stay.
     """
     if not isinstance(sae.rule, (BatchTopK, JumpReLU)):
         return None
@@ -32,11 +32,10 @@ def calibrate(sae: SAE, batches: list[Float[Tensor, "B D"]], k: int) -> dict[str
         found: dict[str, Any] = {"threshold": float(now), "factor": float(now / was)}
     else:
         threshold, before = sae.rule.threshold, _l0(sae, batches)
-        if not (threshold > 0).all():
+        if not (threshold[held:] > 0).all():
             return {"factor": None, "reason": "some thresholds are not positive, so no factor moves them"}
-        ratios = [kernels.batch_topk(sae.pre_acts(x) / threshold, k).values.min() for x in batches]
-        factor = torch.stack(ratios).mean()
-        threshold.mul_(factor)
+        factor = torch.stack([_factor(sae.pre_acts(x), threshold, k, held) for x in batches]).mean()
+        threshold[held:] *= factor
         found = {"factor": float(factor)}
     return {**found, "l0_before": before, "l0_after": _l0(sae, batches), "training_tokens": tokens}
 
@@ -52,6 +51,16 @@ def quantile(sae: SAE, batches: list[Float[Tensor, "B D"]], k: int | float) -> F
     if len(largest) <= wanted or largest[wanted - 1] <= 0:
         return torch.zeros((), device=largest.device)
     return (largest[wanted - 1] + largest[wanted].clamp_min(0)) / 2
+
+
+def _factor(pre: Float[Tensor, "B F"], threshold: Float[Tensor, " F"], k: int, held: int) -> Float[Tensor, ""]:
+    """What multiplies the thresholds after those held so that this batch's L0 is k, with one new latent at least."""
+    if not held:
+        return kernels.batch_topk(pre / threshold, k).values.min()
+    there = int((pre[:, :held] > threshold[:held].clamp_min(0)).sum())
+    ratios = (pre[:, held:] / threshold[held:]).flatten()
+    largest = ratios.topk(min(max(k * len(pre) - there, 1), len(ratios))).values
+    return largest[largest > 0].min()
 
 
 def _l0(sae: SAE, batches: list[Float[Tensor, "B D"]]) -> float:

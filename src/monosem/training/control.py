@@ -20,12 +20,17 @@ class Control(nn.Module):
 
     learns = True
     """Whether there is any gradient descent."""
+    held: int = 0
+    """How many latents, the first ones, stay as they are."""
 
     def hold(self, sae: SAE) -> None:
         """Called once, before there is an optimiser."""
 
     def see(self, sae: SAE, x: Float[Tensor, "B D"], last: bool) -> None:
         """Called with every batch of scaled inputs, before its step; `last`: no further one comes."""
+
+    def still(self, sae: SAE) -> None:
+        """Called when all gradients of a step are there, before their norm is taken."""
 
     def bound(self, sae: SAE) -> None:
         """Called after every step of the optimiser."""
@@ -89,27 +94,28 @@ class FrozenEncoder(Control):
 
 
 class HeldCore(Control):
-    """Of an autoencoder that extends a core, the core's latents and b_dec stay as they are; new latents learn."""
+    """Of an autoencoder that extends a core, all that is the core's stays as it is; new latents learn.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight: Tensor
-        for name in ("weight", "bias", "rows"):
-            self.register_buffer(name, torch.zeros(0))
+    That is b_dec, the skip connection, and of the first `held` latents encoder and decoder rows and thresholds, whose
+    gradients are no part of the clipped norm.
+    """
 
     def hold(self, sae: SAE) -> None:
-        assert isinstance(sae.encoder, DenseEncoder)
         sae.b_dec.requires_grad_(False)
-        held = sae.info["held_latents"]
-        self.weight, self.bias = sae.encoder.weight.detach()[:held].clone(), sae.encoder.bias.detach()[:held].clone()
-        self.rows = sae.W_dec.detach()[:held].clone()
+        if sae.W_skip is not None:
+            sae.W_skip.requires_grad_(False)
+        self.held = sae.info["held_latents"]
+        for name, weight in _by_latent(sae).items():
+            self.register_buffer(name, weight.detach()[: self.held].clone())
+
+    def still(self, sae: SAE) -> None:
+        for weight in _by_latent(sae).values():
+            if weight.grad is not None:
+                weight.grad[: self.held] = 0
 
     def bound(self, sae: SAE) -> None:
-        assert isinstance(sae.encoder, DenseEncoder)
-        held = len(self.rows)
-        sae.encoder.weight[:held] = self.weight
-        sae.encoder.bias[:held] = self.bias
-        sae.W_dec[:held] = self.rows
+        for name, weight in _by_latent(sae).items():
+            weight[: self.held] = self.get_buffer(name)
 
 
 class Principal(Control):
@@ -174,6 +180,14 @@ def check_rank(k: int, width: int) -> None:
     """Raises `InputError` unless there are k principal components."""
     if k > width:
         raise InputError(f"pca: k = {k} components were asked for, activations have {width} dimensions: lower k")
+
+
+def _by_latent(sae: SAE) -> dict[str, nn.Parameter]:
+    """The parameters with a row for each latent."""
+    assert isinstance(sae.encoder, DenseEncoder)
+    learned = sae.rule.learned()
+    thresholds = {} if learned is None else {"threshold": learned[0]}
+    return {"weight": sae.encoder.weight, "bias": sae.encoder.bias, "rows": sae.W_dec, **thresholds}
 
 
 @torch.no_grad()

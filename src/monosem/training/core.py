@@ -12,7 +12,8 @@ from torch import Tensor
 
 from monosem.activations import Rows, Source, Stream
 from monosem.disk import read_json
-from monosem.sae import SAE, BatchTopK, TopK, find, load
+from monosem.sae import SAE, find, groups, load
+from monosem.sae.flops import known_active
 from monosem.shapes import InputError, Site
 from monosem.shapes.exclusion import Exclusion
 from monosem.shapes.route import Left, Route
@@ -57,20 +58,34 @@ def needed(config: TrainConfig) -> Core:
 
 
 def active_latents(config: TrainConfig) -> int:
-    """The core's active latents a token: as settings say, its rule's k, or the L0 that its training ended with.
+    """The core's active latents a token: as settings say, or of each group its k or the L0 its training ended with.
 
-    Raises `InputError` where none of them is known.
+    Raises `InputError` where neither is known.
     """
     if config.core_k is not None:
         return config.core_k
-    core = needed(config).sae
-    counts = [rule.k if isinstance(rule, (TopK, BatchTopK)) else None for rule in core.rules]
-    if None not in counts:
-        return sum(count for count in counts if count is not None)
-    found = core.info.get("training", {}).get("l0")
-    if found is None:
+    counts = known_active(needed(config).sae)
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
         raise InputError("the core does not say how many latents are active a token: give the number as core_k")
-    return round(found)
+    return round(sum(known))
+
+
+def group_name(config: TrainConfig) -> str:
+    """What the latents trained beside a core are called in its sum with them."""
+    return config.domain or domain_name(config.text)
+
+
+def domain_name(text: str) -> str:
+    """What the latents trained on a text are called, if nothing else is said: `speeches` for `data/speeches.jsonl`."""
+    return Path(text).name.split(".")[0] if "," not in text else "mixture"
+
+
+def check_name(config: TrainConfig) -> None:
+    """Raises `InputError` for new latents with the name of a group that the core has already."""
+    name = group_name(config)
+    if name in {group.name for group in groups(needed(config).sae)}:
+        raise InputError(f"the core has a group {name!r} already: name the new latents otherwise by domain")
 
 
 class CoreStream(Stream):
@@ -129,7 +144,8 @@ def _only(where: Path) -> list[Path]:
 
 @lru_cache(maxsize=1)
 def _opened(folder: str, sha256: str) -> Core:
-    sae = load(folder)
+    with torch.device("cpu"):  # weights are read, whatever device new tensors are made on
+        sae = load(folder)
     if "site" not in sae.info:
         raise InputError(f"{folder} does not say its site: set sae.info['site'] and save it again")
     return Core(sae.requires_grad_(False), sha256)

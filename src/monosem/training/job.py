@@ -98,6 +98,7 @@ class Job:
 
     @torch.no_grad()
     def _update(self, lr: float) -> None:
+        self.control.still(self.sae)
         if self.config.unit_decoder and self.sae.W_dec.grad is not None:
             kernels.project_rows(self.sae.W_dec.grad, self.sae.W_dec)
         self.sums[SUMS.index("grad_norm")] += self._clip()

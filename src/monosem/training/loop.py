@@ -20,7 +20,7 @@ from monosem.training import checkpoint
 from monosem.training.checkpoint import Checkpoint
 from monosem.training.config import TrainConfig
 from monosem.training.divergence import SHOWN, Divergence, divergence, summed_up
-from monosem.training.guard import Guard, HarmError
+from monosem.training.guard import Guard, stopped
 from monosem.training.interruption import Interrupted, Interruption
 from monosem.training.job import Job
 from monosem.training.log import Log
@@ -92,30 +92,33 @@ class Loop:
         self.step += 1
         bar.advance(self.stream.batch)
         due = [job for job in active if self.step % self.config.log_every == 0 or self.step == job.config.steps]
-        if due:
-            try:
-                self._log(log, bar, due)
-            except HarmError:
-                self.save(log)
-                raise
-        if self.step % self.config.checkpoint_every == 0 or self.step >= self.steps:
+        harm = self._log(log, bar, due) if due else []
+        if harm or self.step % self.config.checkpoint_every == 0 or self.step >= self.steps:
             self.save(log)
+        if harm:
+            raise stopped(harm)
 
-    def _log(self, log: Log, bar: Bar, jobs: list[Job]) -> None:
+    def _log(self, log: Log, bar: Bar, jobs: list[Job]) -> list[str]:
+        """A line for each job; why the guard ends the run, if it does."""
         tokens, since = self._last
         self._last = (self.tokens, time.perf_counter())
         rate = (self.tokens - tokens) / max(self._last[1] - since, 1e-9)
         self._leave_behind(log, {job.name: divergence(job, self.step, self.tokens) for job in jobs})
-        explained = {}
+        explained, harm = {}, []
         for job in (job for job in jobs if job.name not in self.diverged):
             job.refresh_dead(self.tokens)
-            summary = job.summary() | (self._guard.look(job) if self._guard else {})
+            summary = job.summary()
+            if self._guard is not None:
+                look = self._guard.look(job)
+                summary |= look.figures
+                harm += [look.stop] if look.stop else []
             seconds = {"tokens_per_s": rate, "step_seconds": job.seconds}
             log.write(
                 {**self._position(job.name), **summary, "lr": learning_rate(self.step - 1, job.config), **seconds}
             )
             explained[job.name] = summary["explained_variance"]
         bar.advance(0, **_noted(explained))
+        return harm
 
     def _position(self, name: str) -> dict[str, Any]:
         return {"step": self.step, "tokens": self.tokens, "epoch": self.stream.epoch, "sae": name}

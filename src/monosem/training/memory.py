@@ -23,7 +23,7 @@ from monosem.training.config import TrainConfig
 from monosem.training.control import Control, Principal, SoftFrozenDecoder
 from monosem.training.core import core_of
 from monosem.training.grid import route_of
-from monosem.training.recipe import blank, make_control
+from monosem.training.recipe import blank, make_control, rule_word
 
 GIB = 2**30
 MOMENTS = 2
@@ -169,7 +169,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 def _products(config: TrainConfig, n_latents: int) -> int:
     rows = config.batch // config.accumulate
-    words = (*config.sae[0].split("+"), "topk")
+    words = (*config.sae[0].split("+"), rule_word(config.sae[0], config))
     arrays = next(count for word, count in PRODUCTS.items() if word in words)
     return round(arrays * rows * n_latents * FLOAT)
 
@@ -177,7 +177,7 @@ def _products(config: TrainConfig, n_latents: int) -> int:
 def _to_drop(need: Need, free: int) -> int:
     """How many autoencoders, dearest first, have to go until the rest fits; 0 if none but one does not either."""
     sizes = sorted(need.saes.values())
-    left = free - need.step - need.stream
+    left = free - need.step - need.stream - need.core
     fitting = sum(1 for number in range(1, len(sizes) + 1) if sum(sizes[:number]) <= left)
     return len(sizes) - fitting if fitting else 0
 

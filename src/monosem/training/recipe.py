@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem import kernels
-from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, KronEncoder, ReLU, Rule, TopK
+from monosem.sae import SAE, BatchTopK, DenseEncoder, JumpReLU, KronEncoder, ReLU, Rule, TopK, groups
 from monosem.sae.encoder import Encoder
 from monosem.sae.fit import Nesting, Whole
 from monosem.sae.flops import dense_cost, encoder_cost
@@ -24,10 +24,12 @@ from monosem.sae.hierarchical import Hierarchical
 from monosem.sae.matryoshka import Matryoshka
 from monosem.sae.objective import Objective
 from monosem.sae.penalty import L1, NoPenalty, Penalty, TargetL0
+from monosem.sae.rule import RULES
 from monosem.shapes import InputError, KronShape
 from monosem.training.budget import parse_budgets, parse_weights, parse_widths
 from monosem.training.config import TrainConfig
 from monosem.training.control import BESIDE, CONTROLS, Control, check_rank
+from monosem.training.core import check_name, needed
 from monosem.training.role import ROLES, Role, plain_core
 
 
@@ -75,6 +77,12 @@ REFUSED: dict[tuple[str, str], str] = {
     },
 }
 """Pairs of words that do not go together, and why. Every other combination works (docs/design.md)."""
+BESIDE_A_CORE = {
+    "general": "is watched",
+    "domain": "names what is trained",
+    "core_k": "is for baselines",
+}
+"""Settings that mean something only beside a core, and what."""
 
 
 class Recipe(NamedTuple):
@@ -149,8 +157,14 @@ def kron_shape(config: TrainConfig) -> KronShape:
 
 def check(name: str, config: TrainConfig) -> None:
     """Everything that can be wrong before activations are read. Raises `InputError`."""
-    made = recipe(name)
-    role_of(name, config)
+    made, role = recipe(name), role_of(name, config)
+    for key, does in BESIDE_A_CORE.items():
+        if config.core is None and getattr(config, key) is not None:
+            raise InputError(
+                f"{key} = {getattr(config, key)} {does} beside a core: give its folder as core, or leave {key} out"
+            )
+    if role is not None and role.residual:
+        check_name(config)
     if made.control == "pca" and config.core is not None:
         raise InputError(f"{name!r} is no control beside a core: leave it out")
     if made.control == "pca" and config.transcodes:
@@ -179,17 +193,17 @@ def make(
         check_rank(config.k, first.shape[1])
     first, target = first.cpu().float(), None if target is None else target.cpu().float()
     sae = blank(name, config, first.shape[1], None if target is None else target.shape[1])
-    role, config = role_of(name, config), effective(name, config)
+    role, sized = role_of(name, config), effective(name, config)
     if role is None:
         sae.initialise(first, torch.Generator().manual_seed(config.seed), target)
     else:
-        role.start(sae, config, first, target)
+        role.start(sae, sized, first, target)
     objective = make_objective(name, config)
     if isinstance(sae.rule, JumpReLU) and isinstance(objective.penalty, TargetL0):
+        known = None if role is None else role.thresholds(config)
+        start, k = (first.new_empty(0), sized.k) if known is None else (known.to(first), config.k)
         with torch.no_grad():
-            pre = sae.pre_acts(first)
-            # One threshold for all that makes the first batch's mean L0 the target.
-            sae.rule.threshold.fill_(kernels.batch_topk(pre, config.k).values.min())
+            sae.rule.threshold.copy_(_thresholds(sae.pre_acts(first), start, k))
         objective.penalty.initialise(sae.rule.threshold, sae.d_out)
     return sae, objective
 
@@ -201,13 +215,14 @@ def blank(name: str, config: TrainConfig, d_in: int, d_out: int | None = None) -
         return build(describe(plain_core(config)))
     role = role_of(name, config)
     extends = role is not None and role.extends
+    skip = config.skip if role is None else role.skips(config)
     return SAE(
         ENCODER_WORDS[made.encoder](config, d_in),
         RULE_WORDS[made.rule].rule(config),
         d_out=d_out,
-        skip=config.skip,
+        skip=skip,
         subtract_b_dec=d_out is None if config.subtract_b_dec is None else config.subtract_b_dec,
-        info={"held_latents": plain_core(config).n_latents} if extends else None,
+        info={"held_latents": needed(config).sae.n_latents} if extends else None,
     )
 
 
@@ -215,11 +230,25 @@ def make_objective(name: str, config: TrainConfig) -> Objective:
     """The loss a recipe trains with."""
     made, config = recipe(name), effective(name, config)
     return Objective(
-        RULE_WORDS[made.rule].penalty(config),
-        OBJECTIVE_WORDS[made.objective](config),
+        RULE_WORDS[rule_word(name, config)].penalty(config),
+        _nesting_of(needed(config).sae) if made.role == "finetuned" else OBJECTIVE_WORDS[made.objective](config),
         aux_coefficient=config.aux,
         k_aux=2 * config.k if config.k_aux is None else config.k_aux,
     )
+
+
+def rule_word(name: str, config: TrainConfig) -> str:
+    """The rule an autoencoder is trained with: a fine-tuned core keeps its own, and groups with thresholds are one.
+
+    Without any positive threshold that is `relu`: there is none to raise.
+    """
+    made = recipe(name)
+    if made.role != "finetuned":
+        return made.rule
+    rules = needed(config).sae.rules
+    if all(isinstance(rule, ReLU) or (isinstance(rule, JumpReLU) and _flat(rule)) for rule in rules):
+        return "relu"
+    return "jumprelu" if len(rules) > 1 else next(word for word, kind in RULES.items() if type(rules[0]) is kind)
 
 
 def effective(name: str, config: TrainConfig) -> TrainConfig:
@@ -238,12 +267,39 @@ def effective(name: str, config: TrainConfig) -> TrainConfig:
 
 
 def budgeted(name: str, config: TrainConfig, d_in: int) -> TrainConfig:
-    """The settings of one autoencoder: with equal = flops, its tokens cost what a dense TopK's would."""
+    """The settings of one autoencoder: with equal = flops, its tokens cost what a dense TopK's would.
+
+    Decoder rows that a role leaves as they are are not normalised.
+    """
+    config = replace(config, unit_decoder=effective(name, config).unit_decoder)
     if config.equal == "tokens" or recipe(name).encoder == "dense":
         return config
     spent = encoder_cost(ENCODER_WORDS["kron"](config, d_in), d_in, config.k).total
     granted = dense_cost(d_in, config.n_latents, d_in, config.k).total
     return replace(config, tokens=max(config.batch, round(config.tokens * granted / spent)))
+
+
+@torch.no_grad()
+def _thresholds(pre: Float[Tensor, "B F"], known: Float[Tensor, " C"], k: int) -> Float[Tensor, " F"]:
+    """Those known, then one for all other latents that makes their mean L0 on a first batch equal k."""
+    new = pre[:, len(known) :].contiguous()
+    found = kernels.batch_topk(new, k).values.min() if new.shape[1] else pre.new_zeros(())
+    return torch.cat([known, found.expand(new.shape[1])])
+
+
+def _flat(rule: JumpReLU) -> bool:
+    return not bool((rule.threshold > 0).any())
+
+
+def _nesting_of(core: SAE) -> Nesting:
+    """The objective that a core says it was trained with; the whole for one that says nothing, and for a sum."""
+    ranks, widths = core.info.get("budgets"), core.info.get("widths")
+    if len(groups(core)) > 1:
+        return Whole()
+    if ranks and isinstance(core.rule, TopK):
+        kept = [pair for pair in zip(ranks["J"], ranks["weights"], strict=True) if pair[0] <= core.rule.k]
+        return Hierarchical(*map(tuple, zip(*kept, strict=True))) if kept else Whole()
+    return Matryoshka(tuple(widths)) if widths else Whole()
 
 
 def _hierarchical(config: TrainConfig) -> Hierarchical:

@@ -6,14 +6,13 @@ the paper does not give them.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.sae import SAE, DenseEncoder, GroupedEncoder, stitch
+from monosem.sae import SAE, BatchTopK, DenseEncoder, GroupedEncoder, JumpReLU, ReLU, stitch
 from monosem.sae.dense import unit_rows
 from monosem.shapes import InputError
 from monosem.training.config import TrainConfig
@@ -21,6 +20,8 @@ from monosem.training.core import active_latents, needed
 
 NOISE = 0.02
 """Relative size of what tells a copied latent's decoder row from the row it was copied from."""
+UNIT = 1e-3
+"""How far a core's decoder rows may be from unit norm to be kept at it."""
 
 
 class Role:
@@ -35,6 +36,14 @@ class Role:
     def settings(self, config: TrainConfig) -> TrainConfig:
         """The settings with the sizes of this role; `n_latents` and `k` of `config` are those of new latents."""
         return config
+
+    def skips(self, config: TrainConfig) -> bool:
+        """Whether it has a skip connection."""
+        return config.skip
+
+    def thresholds(self, config: TrainConfig) -> Float[Tensor, " C"] | None:
+        """Those that its first latents start with; None where all have to be found."""
+        return None
 
     def start(
         self, sae: SAE, config: TrainConfig, x: Float[Tensor, "B D"], target: Float[Tensor, "B E"] | None
@@ -51,6 +60,10 @@ class Residual(Role):
     """
 
     residual = True
+
+    def skips(self, config: TrainConfig) -> bool:
+        """The sum has the core's."""
+        return False
 
     @torch.no_grad()
     def start(self, sae: SAE, config: TrainConfig, x: Tensor, target: Tensor | None) -> None:
@@ -69,8 +82,8 @@ class Whole(Role):
     """One autoencoder that has to explain the activations themselves, with as many latents as core and residual."""
 
     def settings(self, config: TrainConfig) -> TrainConfig:
-        core = needed(config).sae
-        return replace(config, n_latents=core.n_latents + config.n_latents, k=active_latents(config) + config.k)
+        new = needed(config).sae.n_latents + config.n_latents
+        return replace(config, n_latents=new, k=active_latents(config) + config.k)
 
 
 class Scratch(Whole):
@@ -88,6 +101,16 @@ class Extended(Whole):
     def __init__(self, active: bool) -> None:
         self.active = active
 
+    def settings(self, config: TrainConfig) -> TrainConfig:
+        return _with_rows_as_they_are(super().settings(config))
+
+    def skips(self, config: TrainConfig) -> bool:
+        return needed(config).sae.W_skip is not None
+
+    def thresholds(self, config: TrainConfig) -> Tensor | None:
+        """The core's, where its rule has such."""
+        return _thresholds(plain_core(config))
+
     @torch.no_grad()
     def start(self, sae: SAE, config: TrainConfig, x: Tensor, target: Tensor | None) -> None:
         """New latents are random as a residual's, or copies of those that fire on most tokens of the batch."""
@@ -103,14 +126,22 @@ class Extended(Whole):
         encoder.bias.copy_(torch.cat([_dense(core).bias, bias]))
         sae.W_dec.copy_(torch.cat([core.W_dec, rows]))
         sae.b_dec.copy_(core.b_dec)
+        if sae.W_skip is not None and core.W_skip is not None:
+            sae.W_skip.copy_(core.W_skip)
 
 
 class FineTuned(Role):
     """A copy of the core, all of it trained on, with the core's own rule and number of latents."""
 
     def settings(self, config: TrainConfig) -> TrainConfig:
-        core = needed(config).sae
-        return replace(config, n_latents=core.n_latents, k=active_latents(config))
+        sizes = {"n_latents": needed(config).sae.n_latents, "k": active_latents(config)}
+        return _with_rows_as_they_are(replace(config, **sizes))
+
+    def skips(self, config: TrainConfig) -> bool:
+        return needed(config).sae.W_skip is not None
+
+    def thresholds(self, config: TrainConfig) -> Tensor | None:
+        return _thresholds(plain_core(config))
 
     def start(self, sae: SAE, config: TrainConfig, x: Tensor, target: Tensor | None) -> None:
         core = plain_core(config)
@@ -131,7 +162,23 @@ ROLES: dict[str, Role] = {
 def plain_core(config: TrainConfig) -> SAE:
     """The core as one group of latents. Raises `InputError` for a composition that cannot be one."""
     core = needed(config).sae
-    return stitch(core) if len(core.rules) > 1 else core
+    with core.W_dec.device:  # its weights are read, whatever device new tensors are made on
+        return stitch(core) if len(core.rules) > 1 else core
+
+
+def _with_rows_as_they_are(config: TrainConfig) -> TrainConfig:
+    """Decoder rows are kept at unit norm only where the core's are: its codes are in units of them."""
+    norms = needed(config).sae.W_dec.norm(dim=1)
+    return replace(config, unit_decoder=config.unit_decoder and bool(((norms - 1).abs() < UNIT).all()))
+
+
+@torch.no_grad()
+def _thresholds(core: SAE) -> Float[Tensor, " C"] | None:
+    if isinstance(core.rule, JumpReLU):
+        return core.rule.threshold
+    if isinstance(core.rule, BatchTopK) and not core.rule.cut.isnan():
+        return core.rule.cut.clamp_min(0).expand(core.n_latents)
+    return torch.zeros_like(core.W_dec[:, 0]) if isinstance(core.rule, ReLU) else None
 
 
 def _generator(config: TrainConfig) -> torch.Generator:
@@ -169,5 +216,5 @@ def _copies(core: SAE, new: int, x: Float[Tensor, "B D"], generator: torch.Gener
     rows = core.W_dec[chosen]
     noise = torch.randn(rows.shape, generator=generator).to(rows)
     rows = rows + NOISE * noise * rows.norm(dim=1, keepdim=True) / rows.shape[1] ** 0.5
-    encoder = copy.deepcopy(_dense(core))
+    encoder = _dense(core)
     return encoder.weight[chosen], encoder.bias[chosen], rows

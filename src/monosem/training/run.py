@@ -24,7 +24,8 @@ from monosem.shapes.route import Route, sites_of
 from monosem.text import Request, Windows, enough, read
 from monosem.training import calibration, checkpoint, memory
 from monosem.training.config import TrainConfig
-from monosem.training.core import Core, check_place, core_of, stream_beside
+from monosem.training.core import Core, check_place, core_of, group_name, stream_beside
+from monosem.training.core import domain_name as domain_name
 from monosem.training.divergence import Divergence
 from monosem.training.grid import Grid, route_of
 from monosem.training.guard import Guard
@@ -126,10 +127,8 @@ def _opened(grid: Grid, lm: LanguageModel, along: tuple[Route, ...]) -> Prepared
 
 def _guard(config: TrainConfig, lm: LanguageModel, core: Core | None) -> Guard | None:
     """Activations of general text that the core and what is beside it are compared on. Raises `InputError`."""
-    if config.general is None:
+    if config.general is None or core is None:
         return None
-    if core is None:
-        raise InputError(f"general = {config.general} is watched beside a core: give its folder as core")
     text = run_windows(config.with_text(config.general), lm, "held_out")
     sites = list(dict.fromkeys([Site.parse(core.sae.info["site"]), core.explained]))
     count = min(len(text.tokens), -(-config.general_tokens // max(config.window - 1, 1)))
@@ -264,7 +263,8 @@ def _finish(arms: Mapping[str, TrainConfig], folder: Path, prepared: Prepared, l
     for job in loop.jobs:
         sae, arm = job.sae.eval(), arms[job.name]
         x = [acts[route_of(arm).site].to(prepared.lm.device).float() for acts in batches]
-        calibrated = calibration.calibrate(sae, x, effective(arm.sae[0], arm).k) if x else None
+        k = effective(arm.sae[0], arm).k
+        calibrated = calibration.calibrate(sae, x, k, job.control.held) if x else None
         sae.info = provenance(arm, prepared, job) | {"calibration": calibrated, "name": job.name} | axes(job)
         sae = summed(sae, arm, prepared.core)
         save(sae, folder / "saes" / job.name)
@@ -277,14 +277,9 @@ def summed(sae: SAE, config: TrainConfig, core: Core | None) -> SAE:
     role = role_of(config.sae[0], config)
     if core is None or role is None or not role.residual:
         return sae
-    both = boosted(core.sae, {config.domain or domain_name(config.text): sae})
+    both = boosted(core.sae, {group_name(config): sae})
     both.info = sae.info | {"groups": both.info["groups"], "core": core.describe()}
     return both
-
-
-def domain_name(text: str) -> str:
-    """What the latents trained on a text are called, if nothing else is said: `speeches` for `data/speeches.jsonl`."""
-    return Path(text).name.split(".")[0] if "," not in text else "mixture"
 
 
 def axes(job: Job) -> dict[str, Any]:
@@ -296,10 +291,13 @@ def axes(job: Job) -> dict[str, Any]:
 def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, Any]:
     """Where an autoencoder belongs and how it came to be; stored with it."""
     lm, tokens = prepared.lm, job.config.steps * config.batch
-    route = route_of(config)
+    route, role = route_of(config), role_of(config.sae[0], config)
     site = route.site
     kept = int((~prepared.exclusion.mask(prepared.windows.special, {})).sum())
     here = {str(one) for one in sites_of([route])}
+    target = {} if route.explained == site else {"target": str(route.explained)}
+    core = {} if prepared.core is None else {"core": prepared.core.describe()}
+    held = {"held_latents": job.sae.info["held_latents"]} if role is not None and role.extends else {}
     return {
         "site": str(site),
         "module_path": lm.module_path(site),
@@ -311,7 +309,7 @@ def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, A
         "rounding": {name: row for name, row in prepared.rounding.items() if name in here},
         "seed": config.seed,
         "training": {
-            "config": config.describe(),
+            "config": config.describe() | {"unit_decoder": job.config.unit_decoder},
             "tokens": tokens,
             "distinct_tokens": min(kept, tokens),
             "epochs": tokens / kept,
@@ -322,4 +320,7 @@ def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, A
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
         },
-    } | ({} if route.explained == site else {"target": str(route.explained)})
+        **target,
+        **core,
+        **held,
+    }
