@@ -273,6 +273,7 @@ def test_boosting_measures_all_methods_on_all_texts(config, world, tmp_path):
     assert again.result.rows == found.result.rows
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_evaluate(config, world, tmp_path):
     from monosem.training.model import load_model
     from monosem.training.run import first_windows, run_windows
@@ -359,6 +360,7 @@ def test_saving_a_sum_of_sums_keeps_origins(tmp_path):
     assert [group.name for group in groups(again)] == ["core", "a", "b"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_beside_another_core_is_refused(config, world, tmp_path):
     from monosem.training.core import _opened
 
@@ -373,6 +375,7 @@ def test_a_finished_run_beside_another_core_is_refused(config, world, tmp_path):
         boost(own, texts(world, "upper"), tmp_path / "run", windows=4, loss_windows=0)
 
 
+@pytest.mark.slow
 def test_what_stands_beside_the_sum_survives_a_second_look(config, world, tmp_path):
     asked = texts(world, "upper")
     boost(config, asked, tmp_path / "run", windows=4, loss_windows=0)

@@ -240,6 +240,7 @@ def test_a_killed_run_beside_a_core_continues_bitwise(config, tmp_path, monkeypa
         assert all(torch.equal(a, b) for a, b in zip(sae.state_dict().values(), again[name].state_dict().values()))
 
 
+@pytest.mark.slow
 def test_a_boosted_autoencoder_can_be_the_core_of_the_next(config, trained, tmp_path):
     both = trained[0]["batch_topk"]
     save(both, tmp_path / "both")

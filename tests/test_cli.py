@@ -250,6 +250,7 @@ def test_every_setting_and_command_is_documented_in_help(call):
     assert all(command in out for command in COMMANDS)
 
 
+@pytest.mark.slow
 def test_results_do_not_change_with_the_process(call, place):
     """The same command here and in a process of its own gives the same weights, bit for bit."""
     arguments = run_folder.flags({**run_folder.SETTINGS, "model": "model", "text": "text.txt", "tokens": 640})

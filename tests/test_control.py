@@ -263,6 +263,7 @@ def config(tmp_path, monkeypatch):
     return TrainConfig(**settings, **run_folder.inputs(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_run_with_controls_trains_saves_logs_and_evaluates_all(config, tmp_path):
     saes = train(replace(config, controls=True, sae=("topk", "kron"), base=4, extension=4), tmp_path / "run")
     names = [f"{kind}{word}" for kind in ("topk", "kron") for word in ("", *(f"+{word}" for word in BESIDE))]

@@ -237,6 +237,7 @@ def test_an_unknown_method_is_refused(call):
     run_folder.assert_refused(answer, "use detection, fuzzing, intruder")
 
 
+@pytest.mark.slow
 def test_features_and_report_show_labels_with_judge_and_score(call, server, trained):
     clear(trained)
     (trained / "run/saes/topk/features.safetensors").unlink(missing_ok=True)

@@ -211,6 +211,7 @@ def test_everything_the_script_and_the_style_name_is_there(page):
         assert word in styles
 
 
+@pytest.mark.slow
 def test_same_arguments_same_bytes_and_the_seed_draws_the_random_ones(lm, subjects, tmp_path):
     def write(name: str, seed: int) -> str:
         path = write_report(tmp_path / name, subjects, lm, command="c", n_features=5, seed=seed)

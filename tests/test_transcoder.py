@@ -338,6 +338,7 @@ def by_forward_passes(sae: SAE, lm, windows) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_a_resumed_transcoder_equals_an_uninterrupted_one(config, tmp_path, monkeypatch):
     config = replace(config, sae=("topk", "kron+hierarchical"), base=4, extension=4, activations="live")
     expected = train(config, tmp_path / "whole")

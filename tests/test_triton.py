@@ -34,6 +34,7 @@ def test_kernels_equal_the_definitions(interpret):
     run("-m", "pytest", str(CASES), TRITON_INTERPRET=interpret)
 
 
+@pytest.mark.slow
 def test_some_kernels_equal_the_definitions():
     """Selection, a sum of rows and a walk over cuts, by Triton's interpreter."""
     some = "test_topk or test_ragged_rules or test_kron_topk or test_rows_without or own-False"
