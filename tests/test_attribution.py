@@ -8,6 +8,7 @@ import torch
 import family_model
 import tiny
 from monosem.interpret import attribute
+from monosem.interpret.attribution import beside_random
 from monosem.lm import LanguageModel
 from monosem.sae import SAE, BatchTopK, DenseEncoder, ReLU, TopK, boosted
 from monosem.shapes.exclusion import Exclusion
@@ -140,6 +141,24 @@ def test_features_come_strongest_first_and_as_json():
     assert written["n_features"] == len(sizes)
     assert written["target"] == TARGET
     assert written["features"][0]["token"] == found.tokens[found.positions[0]]
+
+
+@pytest.mark.parametrize("against", [None, AGAINST], ids=["one", "two"])
+def test_beside_it_stands_the_same_of_random_tokens(against):
+    lm, sae = tiny.llama(), autoencoder()
+    found = attribute(sae, lm, PROMPT, TARGET, against)
+    beside = beside_random(sae, lm, PROMPT, found, seed=3)
+    aim = beside.contrast
+    assert (aim.against is None) is (against is None)
+    assert {TARGET, AGAINST}.isdisjoint({aim.target, aim.against})
+    assert one(lm, aim.target) == aim.target_id
+    again = attribute(sae, lm, PROMPT, aim.target, aim.against)
+    assert torch.equal(beside.values, again.values)
+    assert beside_random(sae, lm, PROMPT, found, seed=3).contrast == aim
+    assert len({beside_random(sae, lm, PROMPT, found, seed=seed).contrast.target_id for seed in range(8)}) > 4
+    place, latent = int(found.positions[0]), int(found.latents[0])
+    assert found.value_of(place, latent) == float(found.values[0])
+    assert found.value_of(place, F + 1) == 0.0
 
 
 def test_a_last_token_that_the_rule_leaves_out_has_no_features():

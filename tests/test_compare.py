@@ -45,7 +45,7 @@ def text(count: int = 12, length: int = 10) -> Windows:
 
 
 def autoencoder(seed: int = 1, k: int = 4, n_latents: int = F, site: str = SITE, rule=None, **exclusion) -> SAE:
-    info = {"site": site, "exclusion": Exclusion(**exclusion).describe(), "seed": seed}
+    info = {"site": site, "exclusion": Exclusion(**exclusion).describe(), "seed": seed, "start": seed}
     sae = SAE(DenseEncoder(D, n_latents), rule or TopK(n_latents, k), info=info)
     generator = torch.Generator().manual_seed(seed)
     sae.initialise(torch.randn(256, D, generator=generator) * 3 + 1, generator)
@@ -270,11 +270,11 @@ def test_chance_of_directions_with_a_common_part_is_higher():
 def test_one_seed_is_one_start_whatever_the_size_and_kind():
     assert same_start(autoencoder(1), autoencoder(1, k=9)) is True
     assert same_start(autoencoder(1), autoencoder(2)) is False
-    kron = SAE(KronEncoder(D, F, heads=8, base=1, extension=8), TopK(F, 4), info={"seed": 1})
+    kron = SAE(KronEncoder(D, F, heads=8, base=1, extension=8), TopK(F, 4), info={"start": 1})
     kron.initialise(torch.randn(256, D) * 3 + 1, torch.Generator().manual_seed(1))
-    small = SAE(DenseEncoder(D, F // 2), TopK(F // 2, 4), info={"seed": 1})
+    small = SAE(DenseEncoder(D, F // 2), TopK(F // 2, 4), info={"start": 1})
     small.initialise(torch.randn(256, D), torch.Generator().manual_seed(1))
-    large = SAE(DenseEncoder(D, F), TopK(F, 4), info={"seed": 1})
+    large = SAE(DenseEncoder(D, F), TopK(F, 4), info={"start": 1})
     large.initialise(torch.randn(256, D), torch.Generator().manual_seed(1))
     everything = [torch.ones(one.n_latents, dtype=torch.bool) for one in (small, kron, large)]
     for name, sae, alive in zip(("small", "kron"), (small, kron), everything):

@@ -11,7 +11,7 @@ import torch
 
 import planted
 from monosem.interpret import Sampling, by_decoder, by_firing, draw, shuffled
-from monosem.interpret.example import silent
+from monosem.interpret.apart import Apart, from_groups, silent
 from monosem.interpret.passage import active, marked, plain
 from refusal import refused
 
@@ -164,11 +164,13 @@ def test_only_strong_tokens_are_marked():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"width": 0}, "sizes of at least 1"),
+        ({"width": 0}, "width 0: give at least 1"),
+        ({"least": 0}, "least 0: give at least 1"),
+        ({"seed": -1}, "seed -1: give 0 or more"),
         ({"hard": 1.5}, "share of hard contexts"),
         ({"positives": 8}, "at least 16 of each"),
     ],
-    ids=["width", "hard", "positives"],
+    ids=["width", "least", "seed", "hard", "positives"],
 )
 def test_impossible_sizes_are_refused(settings, said):
     assert said in refused(Sampling, **settings)
@@ -176,5 +178,22 @@ def test_impossible_sizes_are_refused(settings, said):
 
 def test_nothing_to_draw_is_refused():
     assert "give at least 1" in refused(draw, planted.statistics(), 0)
+    assert "seed -1: give 0 or more" in refused(draw, planted.statistics(), 1, seed=-1)
+    assert "windows have 80 tokens" in refused(draw, planted.statistics(), 1, sampling=Sampling(width=80))
     said = refused(draw, planted.statistics(), 2, latents=[16, 17], sampling=planted.SAMPLING)
     assert "1 fire too seldom, 1 too often" in said
+
+
+def test_groups_give_equal_parts_and_one_that_is_crowded_gives_up_its_turns():
+    tokens = np.arange(0, 400, 10)
+    values = np.linspace(2, 1, 40, dtype=np.float32)
+    groups = [group for _, group in from_groups(tokens, values, 20, 4, Apart(1000, 2), np.random.default_rng(0))]
+    assert np.bincount(groups).tolist() == [5, 5, 5, 5]
+    crowded = np.concatenate([np.arange(10), tokens[10:]])
+    found = from_groups(crowded, values, 20, 4, Apart(1000, 4), np.random.default_rng(0))
+    # Ten neighbours hold one or two contexts; their other turns go to the groups that have more.
+    counts = np.bincount([group for _, group in found]).tolist()
+    assert counts[0] in (1, 2)
+    assert max(counts[1:]) - min(counts[1:]) <= 1
+    assert sum(counts) == 20
+    assert min(np.diff(sorted(place for place, _ in found))) > 8

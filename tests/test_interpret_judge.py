@@ -1,22 +1,15 @@
-"""Judges: forms of answers, endpoints that fail in every way, local models, and answers that are kept."""
+"""Judges by name, and answers that are kept."""
 
 from __future__ import annotations
 
-import socket
-import time
-from email.utils import formatdate
-
 import pytest
-import torch
 
 import planted
-import tiny
-from monosem.interpret import Cached, EndpointJudge, LocalJudge, Question, named_judge
-from monosem.interpret.form import Choice, Marks, Phrase
-from monosem.interpret.judge import Constant, ask
+from asked import KEY, judge, questions
+from monosem.interpret import Cached, EndpointJudge, Question, named_judge
+from monosem.interpret.form import Choice, Marks
+from monosem.interpret.judge import ask
 from refusal import refused
-
-KEY = "sk-secret-key"
 
 
 @pytest.fixture
@@ -26,159 +19,6 @@ def server(monkeypatch):
     with planted.endpoint() as served:
         served.answer = lambda system, user: user.split()[-1]
         yield served
-
-
-def judge(server, **settings) -> EndpointJudge:
-    return EndpointJudge(server.url, "oracle", **({"pause": 0.01, "timeout": 5.0} | settings))
-
-
-def questions(n: int, *answers: str) -> list[Question]:
-    """Question i is answered with the i-th of `answers`, else Yes."""
-    return [Question("system", f"{i} {answers[i] if i < len(answers) else 'Yes'}", Choice()) for i in range(n)]
-
-
-@pytest.mark.parametrize(
-    ("form", "text", "read"),
-    [
-        (Choice(), "yes", ["Yes"]),
-        (Choice(), "**No**, because yes would be wrong", ["No"]),
-        (Choice(), "I would say no.", ["No"]),
-        (Choice(), "<think>yes? no?</think>\nNo", ["No"]),
-        (Choice(), "Notably so", None),
-        (Choice(), "Either yes or no", None),
-        (Choice(), "", None),
-        (Choice(("1", "2")), "Passage 2", ["2"]),
-        (Choice(("1", "2")), "12", None),
-        (Marks(3), "[1, 0, 1]", ["Yes", "No", "Yes"]),
-        (Marks(3), "like [0, 1]: [0,0,1]", ["No", "No", "Yes"]),
-        (Marks(3), "[1, 0]", None),
-        (Marks(3), "[1 0 1]", None),
-        (Marks(3), "101", None),
-        (Phrase(), '\n"rivers and lakes."\nmore', ["rivers and lakes"]),
-        (Phrase(), "Label: names of rivers", ["names of rivers"]),
-        (Phrase(5), "abcdefgh", ["abcde"]),
-        (Phrase(), "...\n", None),
-    ],
-)
-def test_answers_are_read_or_missing_but_never_guessed(form, text, read):
-    assert form.read(text) == read
-
-
-@pytest.mark.parametrize("form", [Choice(), Choice(("1", "2")), Marks(4)], ids=["choice", "number", "marks"])
-def test_a_constant_says_what_the_form_reads(form):
-    option = "Yes" if "Yes" in getattr(form, "options", ("Yes",)) else "1"
-    (reply,) = Constant(option).ask([Question("", "", form)])
-    assert set(form.read(reply.text)) == {option}
-
-
-def test_an_endpoint_is_asked_as_openai_would_be(server):
-    found = list(judge(server).ask([Question("be brief", "say Yes", Choice())]))
-    assert [tuple(one) for one in found] == [(0, "Yes", None)]
-    (body,) = server.requests
-    assert body["path"] == "/v1/chat/completions"
-    assert body["model"] == "oracle"
-    assert body["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "say Yes"}]
-    assert (body["temperature"], body["max_tokens"]) == (0, 16)
-    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
-
-
-def test_without_a_key_none_is_sent(server, monkeypatch):
-    monkeypatch.delenv("MONOSEM_API_KEY")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    list(judge(server).ask(questions(1)))
-    assert "Authorization" not in server.headers[0]
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
-    list(judge(server).ask(questions(1)))
-    assert server.headers[1]["Authorization"] == "Bearer sk-other"
-
-
-def test_several_questions_are_on_their_way_at_once(server):
-    server.delay = 0.2
-    assert len(list(judge(server, concurrency=3).ask(questions(6)))) == 6
-    assert 2 <= server.most_at_once <= 3
-    server.most_at_once = 0
-    list(judge(server, concurrency=1).ask(questions(2)))
-    assert server.most_at_once == 1
-
-
-@pytest.mark.parametrize(
-    "trouble",
-    [429, 500, 503, (200, {}, b"<html>"), (200, {}, b'{"choices": []}'), (200, {}, b"[]")],
-    ids=["limit", "error", "overload", "html", "no-choice", "list"],
-)
-def test_what_may_pass_is_asked_again(server, trouble):
-    server.plan = [trouble, trouble]
-    assert [reply.text for reply in judge(server, concurrency=1).ask(questions(2))] == ["Yes", "Yes"]
-    assert len(server.requests) == 4
-
-
-def test_the_wait_is_the_one_the_endpoint_names(server):
-    server.plan = [(429, {"Retry-After": "0.3"}, b""), (503, {"Retry-After": formatdate(time.time() - 9)}, b"")]
-    begin = time.monotonic()
-    assert len(list(judge(server, pause=30.0).ask(questions(1)))) == 1
-    assert 0.3 <= time.monotonic() - begin < 5
-
-
-def test_a_slow_endpoint_is_asked_again_and_then_given_up(server):
-    server.delay = 0.4
-    slow = judge(server, timeout=0.1, tries=2)
-    assert "does not answer (timed out)" in refused(list, slow.ask(questions(1)))
-    assert len(server.requests) == 2
-
-
-def test_an_unreachable_endpoint_is_one_clear_line():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    begin = time.monotonic()
-    said = refused(list, EndpointJudge(f"http://127.0.0.1:{port}/v1", "m", pause=0.01, tries=50).ask(questions(20)))
-    assert "does not answer (" in said
-    assert "check the address" in said
-    assert time.monotonic() - begin < 5
-
-
-@pytest.mark.parametrize(
-    ("trouble", "said"),
-    [
-        (401, "the key that was given is refused (HTTP 401)"),
-        (403, "the key that was given is refused (HTTP 403)"),
-        ((404, {}, f"no such model, says {KEY}".encode()), "HTTP 404: no such model, says …"),
-    ],
-    ids=["401", "403", "404"],
-)
-def test_what_will_not_pass_is_refused_at_once_and_without_the_key(server, trouble, said):
-    server.plan = [trouble]
-    found = refused(list, judge(server).ask(questions(1)))
-    assert said in found
-    assert KEY not in found
-    assert len(server.requests) == 1
-
-
-def test_a_refused_key_that_was_none_says_so(server, monkeypatch):
-    monkeypatch.delenv("MONOSEM_API_KEY")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    server.plan = [401]
-    assert "no key was given" in refused(list, judge(server).ask(questions(1)))
-
-
-def test_a_redirect_does_not_get_the_key(server):
-    with planted.endpoint() as other:
-        server.plan = [(302, {"Location": f"{other.url}/chat/completions"}, b"")]
-        refused(list, judge(server).ask(questions(1)))
-        assert all("Authorization" not in headers for headers in other.headers)
-        assert other.headers
-
-
-def test_settings_a_model_does_not_take_are_left_out(server):
-    says = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
-    server.plan = [(400, {}, says.encode()), (400, {}, b"temperature does not support 0"), "Yes"]
-    assert [reply.text for reply in judge(server, concurrency=1).ask(questions(1))] == ["Yes"]
-    assert {"max_tokens", "temperature"}.isdisjoint(server.requests[-1])
-    assert server.requests[-1]["max_completion_tokens"] == 16
-    server.plan = [(400, {}, b"temperature")] * 2
-    assert "HTTP 400: temperature" in refused(list, judge(server).ask(questions(1)))
-    server.delay, server.plan = 0.1, [(400, {}, b"temperature")] * 3
-    assert len(list(judge(server, concurrency=3).ask(questions(3)))) == 3
 
 
 @pytest.mark.parametrize(
@@ -278,45 +118,39 @@ def test_a_damaged_file_of_answers_is_one_clear_line(server, tmp_path):
     assert server.requests == []
 
 
-@pytest.fixture(scope="module", params=[tiny.llama, tiny.gpt2], ids=["llama", "gpt2"])
-def local(request) -> LocalJudge:
-    return LocalJudge(request.param(), batch=3)
+def test_an_unreadable_answer_is_asked_for_again_in_the_next_run(server, tmp_path):
+    path = tmp_path / "answers.sqlite"
+    server.plan = ["nonsense", "nonsense"]
+    assert ask(Cached(judge(server), path), questions(1)).missing == 1
+    cached = Cached(judge(server), path)
+    assert cached.estimate(questions(1)).requests == 1
+    again = ask(cached, questions(1))
+    assert (again.missing, again.malformed, len(server.requests)) == (0, 0, 3)
 
 
-def log_probability(judge: LocalJudge, prompt: list[int], option: list[int]) -> float:
-    tokens = torch.tensor([prompt + option])
-    logs = judge.lm.logits(tokens).float().log_softmax(-1)[0]
-    return sum(float(logs[len(prompt) - 1 + step, token]) for step, token in enumerate(option))
+def test_an_unreadable_answer_whose_repetition_was_read_is_known(server, tmp_path):
+    path = tmp_path / "answers.sqlite"
+    server.plan = ["nonsense", "No"]
+    first = ask(Cached(judge(server), path), questions(1))
+    again = ask(Cached(judge(server), path), questions(1))
+    assert first == again
+    assert (again.answers, again.malformed, len(server.requests)) == ([["No"]], 1, 2)
 
 
-def test_a_local_model_chooses_by_the_sum_of_log_probabilities(local):
-    options = [("cat", "seven birds", "rain"), ("mat", "rain"), ("x", "yz", "seven", "seven birds"), ("on", "a")]
-    asked = [Question("the cat", "sat " * (3 + 5 * i), Choice(words)) for i, words in enumerate(options)]
-    replies = {reply.index: reply for reply in local.ask(asked)}
-    assert sorted(replies) == [0, 1, 2, 3]
-    encode = local.lm.tokenizer
-    for index, question in enumerate(asked):
-        prompt = encode(f"the cat\n\n{question.user}\n\nAnswer:")["input_ids"]
-        tokens = [encode(f" {word}")["input_ids"] for word in question.form.options]
-        sums = [log_probability(local, prompt, own) for own in tokens]
-        best = max(range(len(sums)), key=sums.__getitem__)
-        assert replies[index].text == question.form.options[best]
-        assert replies[index].odds == pytest.approx(sums[0] - max(sums[1:]), abs=1e-3)
+def test_answers_are_recalled_without_asking(server, tmp_path):
+    cached = Cached(judge(server, concurrency=1), tmp_path / "answers.sqlite")
+    server.plan = ["nonsense", "Yes", "nonsense", "No", "nonsense"]
+    ask(cached, questions(3))
+    asked = len(server.requests)
+    assert cached.recall(questions(4)) == [["No"], ["Yes"], None, None]
+    assert len(server.requests) == asked
 
 
-def test_a_local_model_writes_the_same_alone_and_in_a_batch(local):
-    asked = [Question("the cat", "sat " * (3 + 4 * i), Phrase()) for i in range(2)]
-    together = {reply.index: reply.text for reply in local.ask(asked)}
-    alone = [next(local.ask([one])).text for one in asked]
-    assert [together[0], together[1]] == alone
+def test_the_estimate_knows_how_long_answers_may_be(server, tmp_path):
+    cached = Cached(judge(server, max_tokens=1000), tmp_path / "answers.sqlite")
+    assert cached.estimate(questions(3)).tokens_out == 3000
 
 
-def test_a_local_model_refuses_what_it_cannot_read(local):
-    assert "reads at most 128" in refused(list, local.ask([Question("cat " * 200, "", Choice())]))
-
-
-def test_a_local_judge_is_known_by_its_weights():
-    one, other = (LocalJudge(tiny.llama(seed=seed)) for seed in (0, 1))
-    assert one.name == other.name == "local:tiny-llama"
-    assert one.settings() != other.settings()
-    assert one.count("the cat") == len(tiny.tokenizer()("the cat")["input_ids"])
+def test_max_tokens_are_not_for_local_judges():
+    assert "--max-tokens is for endpoints" in refused(named_judge, "local:nowhere", max_tokens=9)
+    assert "embedding and lexical" in refused(named_judge, "embeding")

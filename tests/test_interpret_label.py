@@ -1,10 +1,8 @@
-"""Labels and scores on disk, and the commands that make and show them."""
+"""The commands that label and score features."""
 
 from __future__ import annotations
 
 import json
-import math
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,58 +10,11 @@ import pytest
 import planted
 import run_folder
 from monosem.cli import score as score_command
-from monosem.interpret import METHODS, Label, Scored, labels, scores, write_labels, write_scores
-from refusal import refused
+from monosem.interpret import METHODS, Label, labels, scores, summaries, write_labels
 
 SAES = ("topk", "topk+untrained")
 SETTINGS = {**run_folder.SETTINGS, "sae": "topk,topk+untrained", "n_latents": 24}
 SIZES = ("--windows", "60", "--examples", "6", "--least", "4", "--features", "6")
-
-
-def test_labels_are_read_as_written_the_latest_first(tmp_path):
-    assert labels(tmp_path) == {}
-    assert scores(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
-    write_labels(tmp_path, [Label(3, "rivers", "a", 1, "o", {}), Label(4, "banks", "a", 1, "o", {})])
-    write_labels(tmp_path, [Label(3, "water", "b", 1, "o", {})])
-    found = labels(tmp_path)
-    assert [(one.text, one.judge) for one in found[3]] == [("water", "b"), ("rivers", "a")]
-    assert found[4] == [Label(4, "banks", "a", 1, "o", {})]
-
-
-def test_scores_stand_with_the_label_they_are_of(tmp_path):
-    write_labels(tmp_path, [Label(3, "rivers", "a", 1, "o", {}), Label(3, "water", "b", 1, "o", {})])
-    rows = [
-        Scored(3, "a", "j", "detection", 1, 0.75, 8, 0),
-        Scored(3, "a", "k", "detection", 1, 0.5, 8, 0),
-        Scored(3, "", "j", "intruder", 1, 0.25, 4, 0),
-        Scored(3, "a", "j", "fuzzing", 1, math.nan, 0, 8),
-    ]
-    write_scores(tmp_path, rows)
-    b, a = labels(tmp_path)[3]
-    assert a.scores == {"detection by j": 0.75, "detection by k": 0.5, "intruder by j": 0.25}
-    assert b.scores == {"intruder by j": 0.25}
-    assert scores(tmp_path) == rows[:3]
-
-
-def test_another_label_loses_the_scores_of_the_one_before(tmp_path):
-    first = Label(3, "rivers", "a", 1, "o", {})
-    write_labels(tmp_path, [first])
-    write_scores(tmp_path, [Scored(3, "a", "j", "detection", 1, 0.75, 8, 0)])
-    write_labels(tmp_path, [first])
-    assert labels(tmp_path)[3][0].scores == {"detection by j": 0.75}
-    write_labels(tmp_path, [first._replace(text="lakes")])
-    assert labels(tmp_path)[3] == [first._replace(text="lakes")]
-
-
-def test_a_file_of_labels_that_is_none_is_one_clear_line(tmp_path):
-    (tmp_path / "labels.sqlite").write_bytes(b"something else entirely, and long enough" * 99)
-    assert "label again" in refused(labels, tmp_path)
-    (tmp_path / "labels.sqlite").unlink()
-    with sqlite3.connect(tmp_path / "labels.sqlite") as file:
-        file.execute("PRAGMA user_version = 9")
-    assert "version 9" in refused(labels, tmp_path)
-    file.close()
 
 
 def test_the_command_knows_every_method():
@@ -172,8 +123,9 @@ def test_a_dry_run_asks_nothing(call, server, trained):
     clear(trained)
     answer = call("score", "run", "--judge", judge(server), *SIZES, "--dry-run", "--price", "1,2")
     assert answer.status == 0
-    assert "questions, about" in answer.err
-    assert "by --price" in answer.err
+    assert "questions, about" in answer.out
+    assert "by --price" in answer.out
+    assert answer.err == ""
     assert server.requests == []
     assert labels(trained / "run/saes/topk") == {}
 
@@ -233,8 +185,139 @@ def test_bad_input_is_one_line(call, flags, message):
 
 
 def test_an_unknown_method_is_refused(call):
-    answer = call("score", "run", *SIZES, "--judge", "lexical", "--method", "guess")
+    answer = call("score", "run", *SIZES, "--judge", "endpoint:http://h#m", "--method", "guess")
     run_folder.assert_refused(answer, "use detection, fuzzing, intruder")
+
+
+def test_each_score_on_disk_is_the_one_of_the_table(call, server, trained):
+    clear(trained)
+    run = ("score", "run", "--judge", judge(server), *SIZES, "--sae", "topk", "--json")
+    rows = json.loads(call(*run).out)["scores"]
+    own = {
+        (one["method"], each["latent"]): each["value"]
+        for one in rows
+        for each in one["features"]
+        if not one["control"] and one["sae"] == "topk"
+    }
+    folder = trained / "run/saes/topk"
+    assert {(one.method, one.latent): one.value for one in scores(folder)} == own
+    assert len(set(own.values())) > 1
+    controls = {(one["sae"], one["method"], one["control"]) for one in summaries(folder)}
+    assert controls == {("topk", method, control) for method in METHODS for control in (None, "shuffled", "constant")}
+
+
+def test_labels_made_from_contexts_that_are_judged_are_not_used(call, server, trained):
+    clear(trained)
+    call("label", "run", "--judge", judge(server), *SIZES, "--sae", "topk")
+    folder = trained / "run/saes/topk"
+    write_labels(folder, [one._replace(origin="other") for (one,) in labels(folder).values()])
+    said = call(
+        "score",
+        "run",
+        "--judge",
+        judge(server),
+        *SIZES,
+        "--sae",
+        "topk",
+        "--labels-of",
+        judge(server),
+        "--method",
+        "detection",
+    )
+    assert said.status == 2
+    assert "no feature that was drawn has a label" in said.err
+
+
+def test_random_directions_stand_beside_what_has_no_control(call, trained):
+    found = json.loads(call("score", "run", "--judge", "lexical", *SIZES, "--sae", "topk", "--json").out)["scores"]
+    assert {one["sae"] for one in found} == {"topk", "random directions"}
+    before = sorted((trained / "cache/random").iterdir())
+    again = json.loads(call("score", "run", "--judge", "lexical", *SIZES, "--sae", "topk", "--json").out)["scores"]
+    assert (again, sorted((trained / "cache/random").iterdir())) == (found, before)
+    alone = call("score", "run", "--judge", "lexical", *SIZES, "--sae", "topk", "--no-beside")
+    assert "random directions" not in alone.out
+    both = call("score", "run", "--judge", "lexical", *SIZES)
+    assert "random directions" not in both.out
+
+
+def test_random_directions_are_labelled_and_judged_too(call, server, trained):
+    clear(trained)
+    text = call("score", "run", "--judge", judge(server), *SIZES, "--sae", "topk", "--method", "detection").out
+    rows = [line for line in text.splitlines() if line.startswith("random directions  ")]
+    assert len(rows) == 1
+    assert "6 of 6" in rows[0]
+    assert "random directions: 6 of" in text
+
+
+def test_features_without_a_label_are_counted(call, server, trained):
+    clear(trained)
+    server.answer = lambda system, user: "" if "stands for" in system and user.count("<<") % 2 else words(system, user)
+    run = ("--judge", judge(server), *SIZES, "--sae", "topk")
+    found = json.loads(call("label", "run", *run, "--json").out)["saes"]["topk"]
+    lost = found["missing"]
+    assert 0 < lost < 6
+    assert (found["malformed"], len(found["labels"])) == (lost, 6 - lost)
+    assert f"{lost} without a label that could be read" in call("label", "run", *run).out
+    text = call("score", "run", *run, "--method", "detection", "--no-beside")
+    assert f"{lost} features without a label" in text.err
+    (row,) = (line for line in text.out.splitlines() if line.startswith("topk ") and " own  " in line)
+    assert f"{6 - lost} of 6" in row
+    assert ("no shuffled contexts for detection of topk" in text.out) == (6 - lost < 5)
+
+
+def test_results_are_stored_where_a_flag_changes_nothing(call, server, trained):
+    clear(trained)
+    folder = trained / "run/saes/topk"
+    run = ("label", "run", "--judge", judge(server), *SIZES, "--sae", "topk")
+    (trained / "other.txt").write_text((trained / "text.txt").read_text().replace("cat", "mat"))
+    assert "not stored: --text differ from training" in call(*run, "--text", "other.txt").err
+    assert labels(folder) == {}
+    assert "not stored: --dtype" in call(*run, "--dtype", "bfloat16").err
+    assert labels(folder) == {}
+    answer = call(*run, "--device", "cpu", "--dtype", "float32")
+    assert "not stored" not in answer.err
+    assert len(labels(folder)) == 6
+
+
+def test_a_feature_is_labelled_once_and_without_contexts_to_judge(call, server, trained):
+    clear(trained)
+    run = ("--judge", judge(server), "--sae", "topk", "--json")
+    sizes = ("--windows", "60", "--examples", "500", "--least", "500")
+    drawn = json.loads(call("label", "run", *run, *SIZES).out)["saes"]["topk"]["drawn"]
+    found = json.loads(call("label", "run", str(drawn[0]), str(drawn[0]), *run, *sizes).out)
+    assert [one["latent"] for one in found["saes"]["topk"]["labels"]] == [drawn[0]]
+    assert "none of" in call("label", "run", *run, *sizes).err
+
+
+def test_what_a_table_is_from_is_said(call, trained):
+    text = call("score", "run", "--judge", "lexical", *SIZES, "--sae", "topk", "--no-beside").out
+    found = json.loads(call("score", "run", "--judge", "lexical", *SIZES, "--sae", "topk", "--json").out)
+    own = found["scores"][0]["drawn"]
+    assert f"in {own['tokens']:,} tokens" in text
+    assert f"{own['positives']:.0f} positives a feature, {own['strong_positives']:.0%} from its stronger half" in text
+    assert f"{own['hard_negatives']:.0%} of the silent ones hard" in text
+    assert own["hard_by"] == "decoder"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--judge", "lexical", "--method", "detection"], "--method is of judges that are asked"),
+        (["--judge", "embedding", "--labels-of", "x"], "--labels-of is of judges that are asked"),
+        (["--judge", "embedding", "--max-tokens", "9"], "--max-tokens is of judges that are asked"),
+        (["--judge", "local:x", "--max-tokens", "9"], "--max-tokens is for endpoints"),
+        (["--judge", "embeding"], "embedding and lexical"),
+        (["--judge", "endpoint:http://h#m", "--price", "nan,2"], "--price nan,2"),
+        (["--judge", "endpoint:http://h#m", "--price", "cheap"], "--price cheap"),
+        (["--judge", "endpoint:http://h#m", "--price=-1,2"], "--price -1,2"),
+        (["--judge", "lexical", "--seed", "-1"], "seed -1: give 0 or more"),
+        (["--judge", "lexical", "--width", "0"], "width 0: give at least 1"),
+        (["--judge", "lexical", "--width", "99"], "windows have 16 tokens"),
+        (["--judge", "endpoint:http://[::1/v1#m"], "needs an address"),
+    ],
+)
+def test_flags_that_fit_nothing_are_one_line(call, flags, message):
+    run_folder.assert_refused(call("score", "run", *SIZES, *flags), message)
 
 
 @pytest.mark.slow

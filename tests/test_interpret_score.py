@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel
 
 import planted
-from monosem.interpret import EndpointJudge, Mean, SentenceEncoder, by_decoder, coherence, draw, label, lexical
-from monosem.interpret.form import NO, YES
+from asked import Oracle, features
+from monosem.interpret import METHODS, Cached, EndpointJudge, Mean, label, plan, plans, score
+from monosem.interpret.agenda import Agenda
 from monosem.interpret.interval import auc, bootstrap
-from monosem.interpret.judge import Question, Reply
-from monosem.interpret.score import METHODS, plan, score
-from monosem.interpret.trial import detection, fuzzing, intruder
+from monosem.interpret.scoring import unmixed
 from refusal import refused
-
-LATENTS = range(16)
-ROWS = torch.randn(18, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Oracle:
-    """Knows the topics; `lost` of its answers make no sense."""
-
-    def __init__(self, per_question: int = 8, lost: Sequence[int] = ()) -> None:
-        self.name, self.per_question, self.lost, self.asked = "oracle", per_question, lost, 0
-
-    def settings(self) -> dict:
-        return {}
-
-    def count(self, text: str) -> int:
-        return len(text.split())
-
-    def ask(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        for index, question in enumerate(questions):
-            text = planted.oracle(question.system, question.user)
-            nonsense = self.asked in self.lost or question.attempt
-            self.asked += 1
-            yield Reply(index, "?" if nonsense else text, {YES: 1.0, NO: -1.0}.get(text))
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +25,7 @@ def quiet(monkeypatch):
 
 @pytest.fixture(scope="module")
 def drawn():
-    return draw(planted.statistics(), 16, latents=LATENTS, similar=by_decoder(ROWS), sampling=planted.SAMPLING)
+    return features()
 
 
 @pytest.fixture(scope="module")
@@ -98,68 +71,6 @@ def test_controls_are_at_chance(drawn, labels, method):
     assert shuffled.mean.value == pytest.approx(METHODS[method].chance, abs=0.15)
     assert scored(drawn, labels, method).mean.low > shuffled.mean.high
     assert (constant.judge, constant.control, shuffled.control) == ("oracle", "constant", "shuffled")
-
-
-def test_coherence_ranks_planted_above_shuffled_and_its_controls_are_at_chance(drawn):
-    own, shuffled, constant = coherence(planted.bag_of_words, drawn, planted.spelling(), judge="embedding:words")
-    assert ranks(own) >= 0.9
-    assert own.mean.low > shuffled.mean.high
-    assert shuffled.mean.value == pytest.approx(0.5, abs=0.05)
-    assert set(values(constant).values()) == {0.5}
-    assert {one.judge for one in (own, shuffled, constant)} == {"embedding:words"}
-
-
-def test_coherence_compares_no_contexts_of_neighbouring_windows(drawn):
-    (one,) = drawn.features[:1]
-    near = [context._replace(window=7 + place % 2) for place, context in enumerate(one.positives)]
-    alone = type(drawn)([type(one)(one.latent, one.shown, near, one.negatives)], None, 18, 18)
-    (found, _) = coherence(planted.bag_of_words, alone, planted.spelling(), judge="words")
-    assert math.isnan(found.features[0].value)
-    assert (found.features[0].answered, found.features[0].missing) == (0, 48)
-    assert math.isnan(found.mean.value)
-
-
-def test_lexical_figures_of_known_features(drawn):
-    found = {(one.method, one.control): one for one in lexical(planted.statistics(), drawn)}
-    assert ranks(found["bits_below_chance", None]) >= 0.9
-    assert all(values(found["token_entropy", None])[i] <= math.log2(6) for i in range(8))
-    assert found["bits_below_chance", "shuffled"].mean.value == pytest.approx(0, abs=0.1)
-    tokens = planted.statistics().activations(3).tokens
-    _, counts = np.unique(tokens // planted.T, return_counts=True)
-    assert values(found["multitoken_ratio", None])[3] == pytest.approx((counts / (planted.T - 1)).mean())
-    assert {one.judge for one in found.values()} == {"lexical"}
-
-
-def test_trials_hold_every_context_once_and_the_published_mix(drawn):
-    one, spelling = drawn.features[0], planted.spelling()
-    for per_question, count in ((8, 6), (5, 10), (1, 48)):
-        trials = detection(one, "about water", spelling, per_question)
-        assert len(trials) == count
-        truth = [word for trial in trials for word in trial.truth]
-        assert (truth.count(YES), truth.count(NO)) == (24, 24)
-        assert not any("<<" in trial.question.user for trial in trials)
-    truth = [word for trial in fuzzing(one, "about water", spelling, 8) for word in trial.truth]
-    assert (truth.count(YES), truth.count(NO)) == (16, 16)
-    assert {len(trial.truth) for trial in intruder(one, "", spelling, 8)} == {1}
-    assert len(intruder(one, "", spelling, 8)) == 6
-
-
-def test_wrong_marks_are_never_on_the_feature(drawn):
-    one, spelling = drawn.features[0], planted.spelling()
-    wrong = [t.question.user for t in fuzzing(one, "x", spelling, 1) if t.truth == [NO]]
-    assert len(wrong) == 16
-    for text in wrong:
-        parts = [part.split(">>")[0].split() for part in text.split("<<")[1:]]
-        assert parts
-        assert not any(planted.TOPIC_OF.get(word) == "water" for part in parts for word in part)
-    assert sum("Passage" in text and any(w in text for w in planted.WORDS["water"]) for text in wrong) == 8
-
-
-def test_the_intruder_stands_anywhere(drawn):
-    trials = [trial for one in drawn.features for trial in intruder(one, "", planted.spelling(), 8)]
-    assert {trial.truth[0] for trial in trials} == {"1", "2", "3", "4", "5"}
-    for start in range(0, len(trials), 6):
-        assert sorted(trial.truth[0] for trial in trials[start : start + 5]) == ["1", "2", "3", "4", "5"]
 
 
 def test_answers_that_make_no_sense_are_missing_and_never_wrong(drawn, labels):
@@ -226,27 +137,47 @@ def test_auc_counts_ties_half():
     assert math.isnan(auc([], [1]))
 
 
-def test_sentence_vectors_are_means_over_tokens_that_are_there(tmp_path):
-    torch.manual_seed(0)
-    words = ["[PAD]", "[UNK]", *planted.FILLER]
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)
-    BertModel(config).save_pretrained(tmp_path)
-    core = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.save(str(tmp_path / "tokenizer.json"))
-    encode = SentenceEncoder(tmp_path, "tiny")
-    texts = ["the a of", "to", "in it was for on with", "as by"]
-    found = encode(texts, batch=3)
-    for text, row in zip(texts, found, strict=True):
-        ids = torch.tensor([[words.index(word) for word in text.split()]])
-        with torch.no_grad():
-            mean = encode.model(input_ids=ids).last_hidden_state[0].mean(0)
-        torch.testing.assert_close(row, mean / mean.norm(), atol=1e-5, rtol=1e-5)
+def test_features_that_could_not_be_asked_about_are_counted(drawn, labels):
+    some = {latent: labels[latent] for latent in (2, 5)}
+    found = scored(drawn, some, "detection")
+    assert (found.valued, found.asked, found.unasked) == (2, 16, 14)
+    assert found.to_json()["unasked"] == 14
+    lost = scored(drawn, some, "detection", judge=Oracle(1, lost=range(48)))
+    assert (lost.valued, lost.asked) == (1, 16)
 
 
-@pytest.mark.slow
-def test_the_embedded_sentence_encoder_ranks_planted_above_shuffled(drawn):
-    own, shuffled, _ = coherence(SentenceEncoder.embedded(), drawn, planted.spelling(), judge="embedding")
-    assert ranks(own) >= 0.9
-    assert own.mean.low > shuffled.mean.high
+def test_a_control_that_is_left_out_is_told(drawn, labels):
+    some = {latent: labels[latent] for latent in (2, 5)}
+    made = plans({"a": drawn, "b": drawn}, ["detection", "intruder"], {"a": some, "b": labels}, planted.spelling())
+    asked = {(one.sae, one.method, one.control) for one in made}
+    assert ("a", "detection", "shuffled") not in asked
+    assert len(asked) == 11
+    found = [score(Oracle(), one) for one in made]
+    assert [(one.sae, one.method) for one in unmixed(found)] == [("a", "detection")]
+    only = plans({"a": drawn}, ["intruder"], {}, planted.spelling(), alone=["a"])
+    assert [one.control for one in only] == [None]
+    assert unmixed([score(Oracle(), one) for one in only]) == []
+
+
+def test_the_estimate_is_what_is_asked_though_no_label_was_stored(drawn, tmp_path):
+    few = replace(drawn, features=drawn.features[:5])
+
+    def agenda():
+        judge = Cached(Oracle(24), tmp_path / "answers.sqlite")
+        return Agenda(judge, {"a": few}, ["detection", "fuzzing"], {}, planted.spelling())
+
+    first = agenda()
+    before = first.judge.estimate(first.questions())
+    assert before.known == 0
+    found = dict(first.label())
+    asked = len(found["a"].labels)
+    # Interrupted here: the answers are kept, and no label was stored.
+    again = agenda()
+    cost = again.judge.estimate(again.questions())
+    assert cost.known == asked == 5
+    list(again.label())
+    scores = list(again.scores())
+    assert again.judge.judge.asked == cost.requests
+    assert [one.control for one in scores] == [None, "shuffled", "constant"] * 2
+    done = agenda()
+    assert done.judge.estimate(done.questions()).requests == 0

@@ -611,7 +611,8 @@ def test_heads_and_tokens_are_measured_on_a_trained_kron(monkeypatch):
     monkeypatch.setenv("MONOSEM_PROGRESS", "off")
     sae, data, scale = small_kron()
     figures = head.correlation(sae, data, scale)["correlation"]
-    fresh, _ = make("kron", scale.config(kron(2, 4), 0, 1e-2), data.held_out)
+    config = replace(scale.config(kron(2, 4), 0, 1e-2), site=str(SITE))
+    fresh, _ = make("kron", config, data.held_out)
     z = fresh.pre_acts(data.held_out).detach()
     assert figures["before"]["products"] == head.within_and_between(z, heads=8)
     assert figures["after"] != figures["before"]

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-import run_folder
 import tiny
-from monosem.interpret import Labelled, sparse_probing
+from monosem.interpret import Labelled
 from monosem.interpret.probing import ProbeRow, Probing, probed, strongest
-from monosem.interpret.probing_data import corpora, examples, read_labelled
-from monosem.interpret.probing_example import Latents, Read, read_examples
+from monosem.interpret.probing_data import corpora, read_labelled
+from monosem.interpret.probing_example import Latents, Read
 from monosem.interpret.probing_logistic import fit, fit_all
 from monosem.interpret.probing_score import graded, mean, share
-from monosem.lm import LanguageModel
-from monosem.sae import SAE, BatchTopK, DenseEncoder, ReLU, TopK
+from monosem.sae import SAE, BatchTopK, DenseEncoder, TopK
 from monosem.shapes.exclusion import Exclusion
 from monosem.text import load_corpus, split
 from refusal import refused
@@ -114,7 +111,7 @@ def read(columns: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...]) 
     own = Labelled([[0]] * count, labels, classes, train, False, "planted", {})
     x = torch.randn(count, 4, generator=torch.Generator().manual_seed(8))
     latents = torch.arange(columns.shape[1]) * 10
-    return Read(own, x, {"sae": Latents(latents, columns)}, {"sae": 1.0}, 1.0, 0)
+    return Read(own, x, {"sae": Latents(latents, columns)}, {"sae": 1.0}, 1.0, 1.0, 0)
 
 
 def row(found: Probing, kind: str, k: int) -> ProbeRow:
@@ -131,7 +128,7 @@ def test_a_perfect_latent_is_found_and_noise_is_at_chance():
     assert (perfect.accuracy.value, perfect.f1.value) == (1.0, 1.0)
     assert [one.chosen for one in perfect.classes] == [[400], [410], [420]]
     assert row(found, "latents", 5).accuracy.value == 1.0
-    for kind, k in (("random latents", 1), ("shuffled labels", 5), ("dimensions", 2), ("all dimensions", 0)):
+    for kind, k in (("random latents", 5), ("shuffled labels", 5), ("dimensions", 2), ("all dimensions", 0)):
         assert abs(row(found, kind, k).accuracy.value - 0.5) < 0.12, kind
     always = row(found, "always yes", 0)
     assert always.accuracy.value == 0.5
@@ -156,79 +153,42 @@ def test_small_classes_are_skipped_and_named():
     found = probed(read(torch.rand(305, 2), labels, ("a", "b", "c", "few")), ks=(1,))
     assert found.settings["skipped classes"] == ["few"]
     assert set(found.settings["classes"]) == {"a", "b", "c"}
-    assert "no class has 10 examples" in refused(probed, read(torch.rand(20, 2), torch.arange(20) % 2, ("a", "b")))
+    nothing = probed(read(torch.rand(20, 2), torch.arange(20) % 2, ("a", "b")))
+    assert "no class has 10 examples" in nothing.gate
+    assert nothing.rows == []
+    assert nothing.to_json()["measurable"] is False
     assert "give examples of at least two" in refused(probed, read(torch.rand(90, 2), torch.zeros(90).long(), ("a",)))
 
 
 def test_an_autoencoder_without_a_firing_latent_is_at_chance():
     labels = torch.arange(200) % 2
     found = probed(read(torch.zeros(200, 0), labels, ("no", "yes")), ks=(1,))
-    assert row(found, "latents", 1).accuracy.value == 0.5
+    assert row(found, "latents", 0).accuracy.value == 0.5
 
 
-# Reading examples
+def test_no_row_names_more_latents_than_fire():
+    labels = torch.arange(200) % 2
+    found = probed(read(torch.rand(200, 3), labels, ("no", "yes")), ks=(1, 3, 50, 5000))
+    assert [one.k for one in found.rows if one.kind == "latents"] == [1, 3]
+    assert [one.k for one in found.rows if one.kind == "dimensions"] == [1, 3, 4]
+    assert found.settings["asked k"] == [1, 3, 50, 5000]
+    assert found.settings["firing latents"] == {"sae": 3}
+
+
+def test_every_autoencoder_has_its_own_controls():
+    labels = torch.arange(200) % 2
+    one = read(torch.rand(200, 3), labels, ("no", "yes"))
+    found = probed(one._replace(latents=dict.fromkeys(("a", "b"), one.latents["sae"])))
+    for kind in ("random latents", "shuffled labels"):
+        assert [own.subject for own in found.rows if own.kind == kind] == ["a", "b"]
+
+
+# Labelled text
 
 
 @pytest.fixture(scope="module")
 def lm() -> LanguageModel:
     return tiny.llama()
-
-
-TEXTS = {
-    "a": ["the cat sat", "seven birds sang about rain and river stones", "rain"],
-    "b": ["pale northern light", "on a mat"],
-}
-
-
-@pytest.mark.parametrize("rule", [TopK(F, 6), BatchTopK(F, 6), ReLU(F)], ids=["fixed", "ragged", "dense"])
-@pytest.mark.parametrize("last", [False, True], ids=["mean", "last"])
-def test_examples_are_pooled_over_kept_tokens(lm, rule, last):
-    sae = autoencoder(rule)
-    own = examples(lm.tokenizer, TEXTS, "texts", {})._replace(last=last)
-    found = read_examples({"sae": sae}, lm, own, batch=3)
-    dense = torch.zeros(len(own.ids), F)
-    dense[:, found.latents["sae"].latents] = found.latents["sae"].values
-    norms = []
-    for number, ids in enumerate(own.ids):
-        x = lm.capture(torch.tensor([[1, *ids]]), [SITE])[lm.site(SITE)][0, 1:]
-        with torch.no_grad():
-            acts = sae.encode(x) * sae.W_dec.norm(dim=1) / sae.out_scale
-        x, acts = (x[-1], acts[-1]) if last else (x.mean(0), acts.mean(0))
-        norms.append(float(x.square().sum()))
-        torch.testing.assert_close(found.x[number], x * found.scale, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(dense[number], acts * found.scale, atol=1e-4, rtol=1e-4)
-    assert found.scale == pytest.approx(math.sqrt(D / np.mean(norms)), rel=1e-4)
-    assert found.left_out == 0
-    assert (dense != 0).any(0).sum() == len(found.latents["sae"].latents)
-
-
-def test_examples_without_a_kept_token_are_left_out_and_counted(lm):
-    own = examples(lm.tokenizer, TEXTS, "texts", {})
-    shortest = min(map(len, own.ids))
-    found = read_examples({"sae": autoencoder(first=1 + shortest)}, lm, own)
-    assert found.left_out == sum(len(ids) == shortest for ids in own.ids) > 0
-    assert len(found.x) == len(found.examples.ids) == len(own.ids) - found.left_out
-    assert "no token is left" in refused(read_examples, {"sae": autoencoder(first=99)}, lm, own)
-
-
-def test_probing_a_model_finds_what_its_words_say(lm):
-    texts = {
-        "cat": [f"the cat sat {'on ' * i}" for i in range(60)],
-        "birds": [f"seven birds sang {'on ' * i}" for i in range(60)],
-    }
-    own = examples(lm.tokenizer, texts, "cats or birds", {}, length=6)
-    found = sparse_probing({"sae": autoencoder(), "other": autoencoder(TopK(F, 3))}, lm, own, ks=(1, 2))
-    subjects = [one.subject for one in found.rows if one.kind == "latents"]
-    assert subjects == ["sae", "sae", "other", "other", "random directions", "random directions"]
-    assert row(found, "all dimensions", 0).accuracy.value == 1.0
-    assert max(one.accuracy.value for one in found.rows if one.kind == "latents") == 1.0
-    assert found.settings["l0"]["sae"] == pytest.approx(6)
-    assert found.settings["l0"]["random directions"] == pytest.approx(6)
-    again = sparse_probing({"sae": autoencoder(), "other": autoencoder(TopK(F, 3))}, lm, own, ks=(1, 2))
-    assert again.to_json() == found.to_json()
-
-
-# Labelled text
 
 
 def test_a_labelled_file_is_split_within_labels(tmp_path, lm):
@@ -273,73 +233,3 @@ def test_bad_files_are_refused(tmp_path, lm, text, message):
     path.write_text(text)
     assert message in refused(read_labelled, lm.tokenizer, path)
     assert "cannot be read" in refused(read_labelled, lm.tokenizer, tmp_path / "none.jsonl")
-
-
-# Commands
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("probe")
-    settings = {**run_folder.SETTINGS, **run_folder.inputs(folder), "tokens": 640, "sae": "topk,topk+untrained"}
-    run_folder.train_inside(folder, settings, "run")
-    rows = [{"text": f"the cat sat {i}", "label": "cat"} for i in range(60)]
-    rows += [{"text": f"seven birds sang {i}", "label": "bird"} for i in range(60)]
-    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
-
-
-@pytest.fixture
-def call(place, monkeypatch, capsys):
-    return run_folder.caller(place, monkeypatch, capsys)
-
-
-def test_probe_prints_a_table_and_json(call):
-    status, out, err = call("probe", "run", "--data", "own.jsonl", "--k", "1")
-    assert status == 0, err
-    for word in ("topk: latents", "topk+untrained: latents", "random directions: latents", "always yes", "cat 96+24"):
-        assert word in out
-    status, out, _ = call("probe", "run/saes/topk", "--data", "own.jsonl", "--k", "1", "--json")
-    rows = json.loads(out)["resid_post.1"]["probing"]["rows"]
-    assert rows[0]["subject"] == "topk"
-    assert rows[0]["accuracy"]["value"] > 0.5
-
-
-def test_first_letters_of_a_small_vocabulary_are_not_measurable(call):
-    status, out, err = call("probe", "run", "--task", "first-letter", "--shots", "1")
-    assert (status, out) == (2, "")
-    assert "no class has 10 examples" in err
-    assert len(err.splitlines()) == 1
-
-
-def test_attribute_prints_tables_and_json(call):
-    words = ["--prompt", "seven birds sang about", "--target", " rain"]
-    status, out, err = call("attribute", "run", *words, "--top", "3")
-    assert status == 0, err
-    assert "logit of ' rain' after" in out
-    assert "topk+untrained: the strongest 3 of 4 active features" in out
-    status, out, _ = call(
-        "attribute", "run", *words, "--against", " river", "--method", "gradient", "--sae", "topk", "--json"
-    )
-    (found,) = json.loads(out)["saes"].values()
-    assert abs(found["rounding"]) < 1e-4
-    assert found["against"] == " river"
-    assert len(found["features"]) == 10
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["probe", "run"], "give either --task"),
-        (["probe", "run", "--task", "corpus", "--data", "own.jsonl"], "give either --task"),
-        (["probe", "run", "--data", "own.jsonl", "--k", "0"], "give at least one latent"),
-        (["probe", "run", "--data", "own.jsonl", "--k", ""], "give at least one latent"),
-        (["probe", "run", "--data", "own.jsonl", "--examples", "0"], "give at least 1 each"),
-        (["probe", "run", "--data", "own.jsonl", "--sae", "none"], "the autoencoders are"),
-        (["attribute", "run", "--prompt", "a", "--target", " mat"], "give one token"),
-        (["attribute", "run", "--prompt", "a", "--target", " rain", "--top", "0"], "give at least 1 feature"),
-    ],
-    ids=["no task", "both", "k 0", "no k", "no examples", "no sae", "two tokens", "top 0"],
-)
-def test_commands_refuse_bad_input(call, arguments, message):
-    run_folder.assert_refused(call(*arguments), message)

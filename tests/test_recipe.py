@@ -227,7 +227,7 @@ MOVED = {"untrained": set(), "frozen_decoder": WEIGHTS - {"W_dec"}, "frozen_enco
 def test_every_combination_trains_saves_loads_and_encodes(name, tmp_path):
     """Two steps; what comes back from disk encodes to the same bits."""
     sae = together(Noise(), SITE, arms(one=name))["one"]
-    start, objective = make(name, SMALL, next_batch())
+    start, objective = make(name, replace(SMALL, site=str(SITE)), next_batch())
     assert not sae.training
     assert (type(sae.encoder), type(sae.rule)) == (type(start.encoder), type(start.rule))
     control = recipe(name).control

@@ -11,6 +11,7 @@ from monosem.activations import Exclusion, Live, Rows, Store, Stream, calibrate,
 from monosem.activations import store as store_module
 from monosem.shapes import InputError, Site
 from monosem.text import windows
+from monosem.training.run import first_windows
 
 SITE = Site("resid_post", 1)
 
@@ -213,6 +214,18 @@ def test_extending_a_store_never_breaks_what_is_there(text, cache, monkeypatch):
     longer = record(lm, text, [SITE], n_windows=9, batch=4)
     assert torch.equal(longer.acts(np.arange(4), SITE), expected)
     assert len(list(store.folder.glob("*.bin"))) == 1
+
+
+def test_a_store_begun_with_a_shortened_text_goes_on_with_a_longer_one(text, cache, monkeypatch):
+    monkeypatch.setattr(store_module, "CALIBRATION_WINDOWS", 4)
+    lm = tiny.llama()
+    record(lm, first_windows(text, 5), [SITE], batch=4)
+    store = record(lm, first_windows(text, 9), [SITE], batch=4)
+    assert torch.equal(store.windows.tokens, text.tokens[:9])
+    rows = store.rows(np.arange(9))
+    assert rows.windows.max() == 8
+    shorter = record(lm, first_windows(text, 3), [SITE], batch=4)
+    assert len(shorter.windows.tokens) == 9
 
 
 def test_a_short_recording_calibrates_on_as_many_windows_as_a_long_one(text, cache):

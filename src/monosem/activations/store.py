@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -79,16 +80,24 @@ def record(
     with lock(folder):
         _claim(folder, identity)
         sweep(folder)
-        if not (folder / "windows.safetensors").exists():
-            with whole_file(folder / "windows.safetensors") as temporary:
-                text = {"tokens": windows.tokens, "documents": windows.documents, "special": windows.special}
-                text |= {} if windows.parts is None else {"parts": windows.parts}
-                save_tensors(text, temporary)
+        _write_text(folder / "windows.safetensors", windows)
         _record_shards(lm, windows, sites, folder, DTYPES[dtype], max(wanted, calibrating), batch)
         if not (folder / "exclusion.json").exists():
             uncalibrated = Store(folder, calibrating, Exclusion())
             write_json(folder / "exclusion.json", _calibrated(uncalibrated).describe())
     return Store(folder, wanted)
+
+
+def _write_text(path: Path, windows: Windows) -> None:
+    """The windows, unless as many of the text are there: it may have been cut shorter the time before."""
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            if file.get_slice("tokens").get_shape()[0] >= len(windows.tokens):
+                return
+    text = {"tokens": windows.tokens, "documents": windows.documents, "special": windows.special}
+    text |= {} if windows.parts is None else {"parts": windows.parts}
+    with whole_file(path) as temporary:
+        save_tensors(text, temporary)
 
 
 def _calibrated(store: Store) -> Exclusion:

@@ -33,6 +33,7 @@ DIFFERENCES = {
     "kl_div": "ΔKL, nats",
 }
 _ALL_PAIRS = 10
+_LABELS = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +65,11 @@ def run(parsed: argparse.Namespace) -> None:
         (one,) = found.values()
         written = {"page": str(_page(parsed.output, opened, one))}
     texts = {place: summary(one, groups[place]) for place, one in found.items()}
+    known = _captions(opened)
+    labelled = [row for one in found.values() for row in shared_labels(one.matches, known)]
     shown = [f"at {place}\n\n{text}" if len(texts) > 1 else text for place, text in texts.items()]
-    text = "\n".join(["\n\n\n".join(shown), *_page_lines(written)])
-    show(parsed, Comparison.joined(found.values()).to_json() | written, text)
+    text = "\n".join(["\n\n\n".join(shown), *_label_lines(labelled), *_page_lines(written)])
+    show(parsed, Comparison.joined(found.values()).to_json() | {"labelled": labelled} | written, text)
 
 
 def _check(parsed: argparse.Namespace, groups: dict[str, subject.Subject]) -> None:
@@ -99,7 +102,51 @@ def _compared(parsed: argparse.Namespace, part: subject.Subject) -> Comparison:
 def _page(path: Path, opened: subject.Subject, found: Comparison) -> Path:
     from monosem.report import write_comparison
 
-    return write_comparison(path, found, opened.saes, opened.lm, command=subject.command())
+    return write_comparison(path, found, opened.saes, opened.lm, command=subject.command(), captions=_captions(opened))
+
+
+def _captions(opened: subject.Subject) -> dict[str, dict[int, str]]:
+    from monosem.interpret.caption import captions
+
+    return {name: captions(folder) for name, folder in opened.folders.items()}
+
+
+def shared_labels(found: list[Match], known: dict[str, dict[int, str]]) -> list[dict[str, Any]]:
+    """Labelled latents of either side with their nearest in the other, the nearest first: both labels, where known."""
+    rows = []
+    for one in found:
+        for of, other, pairs in ((one.a, one.b, one.nearest.a_to_b), (one.b, one.a, one.nearest.b_to_a)):
+            columns = (pairs.a, pairs.b) if of == one.a else (pairs.b, pairs.a)
+            ranked = sorted(zip(*(column.tolist() for column in (*columns, pairs.cosine))), key=lambda row: -row[2])
+            rows += [
+                {
+                    "sae": of,
+                    "latent": latent,
+                    "label": known[of][latent],
+                    "in": other,
+                    "nearest": nearest,
+                    "nearest label": known[other].get(nearest),
+                    "cosine": cosine,
+                }
+                for latent, nearest, cosine in ranked
+                if latent in known[of]
+            ]
+    return rows
+
+
+def _label_lines(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    shown = [
+        [
+            f"{row['sae']} {row['latent']}: {row['label']}",
+            f"{row['cosine']:.3f}",
+            f"{row['in']} {row['nearest']}" + (f": {row['nearest label']}" if row["nearest label"] else ""),
+        ]
+        for row in rows[:_LABELS]
+    ]
+    more = [f"{len(rows) - _LABELS} further labelled latents: --json"] if len(rows) > _LABELS else []
+    return ["", table(["labelled latent", "cosine", "nearest in the other"], shown), *more]
 
 
 def _page_lines(written: dict[str, str]) -> list[str]:
@@ -142,7 +189,7 @@ def matches(found: list[Match], reference: str) -> str:
         "random directions of equal mean and covariance instead; one to one: the best assignment, of the smaller one",
     ]
     notes += [
-        f"{one.a} and {one.b} began from the same random numbers (one seed): "
+        f"{one.a} and {one.b} began from the same random numbers (one seed and site): "
         "what they share is not what training finds from any start"
         for one in shown
         if one.same_start

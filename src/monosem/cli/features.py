@@ -3,7 +3,7 @@
   monosem features runs/first                           the strongest features, one line each
   monosem features runs/first 17 4711                   contexts and tokens of two features
   monosem features runs/first --prompt "The capital of France is"
-  monosem features runs/first --search Paris            features that fire on a word, beside it, or promote it
+  monosem features runs/first --search Paris            that fire on a word, beside it, promote it, or are labelled so
   monosem features runs/first --search "19\\d\\d" --regex
   monosem features runs/demo/saes/topk 17 --json
 
@@ -14,17 +14,17 @@ The first call reads held-out text once and keeps every activation in features.s
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monosem.cli import flag, subject
+from monosem.cli import flag, prompting, searching, subject
+from monosem.cli.latent import named, standing
 from monosem.cli.output import show, table
 from monosem.shapes import InputError
 
 if TYPE_CHECKING:
-    from monosem.evaluation import Context, FeatureStatistics, Hit
+    from monosem.evaluation import Context, FeatureStatistics
     from monosem.lm import LanguageModel
     from monosem.sae import SAE
 
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="put the token that begins a text in training before a prompt, so that its own first token counts "
         "(default: yes)",
     )
-    parser.add_argument("--search", metavar="WORD", help="find features by a word; case does not count")
+    parser.add_argument("--search", metavar="WORD", help="find features by a word, in labels too; case does not count")
     parser.add_argument("--regex", action="store_true", help="take the word as a regular expression")
     parser.add_argument(
         "--contexts", type=int, default=5, metavar="N", help="strongest contexts a feature (default: 5)"
@@ -56,11 +56,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     from monosem.interpret import labels
+    from monosem.interpret.caption import caption
 
     flag.use_threads(parsed)
     _check_asked(parsed)
     if parsed.prompt is not None:
-        return _run_prompt(parsed)
+        part, lm = subject.open_saes(parsed)
+        return prompting.run(parsed, part, lm, _chosen(parsed, part.saes))
     opened = subject.open_subject(parsed)
     name = _chosen(parsed, opened.saes)
     sae = opened.saes[name]
@@ -69,7 +71,7 @@ def run(parsed: argparse.Namespace) -> None:
             raise InputError(f"feature {index} does not exist in {name}: indices run from 0 to {sae.n_latents - 1}")
     statistics = gather(opened, refresh=parsed.refresh)[name]
     if parsed.search is not None:
-        return _run_search(parsed, name, sae, opened.lm, statistics)
+        return searching.run(parsed, name, sae, opened.lm, statistics, opened.folders[name])
     known = labels(opened.folders[name])
     if not parsed.index:
         strongest = strongest_latents(statistics, parsed.list)
@@ -77,7 +79,7 @@ def run(parsed: argparse.Namespace) -> None:
         header = ["feature", "density", "mean", "max", "promotes", "suppresses"]
         if any(index in known for index in strongest):
             header.append("label")
-            texts = [known[index][0].text if index in known else "" for index in strongest]
+            texts = [caption(known[index][0]) if index in known else "" for index in strongest]
             rows = [[*row, text] for row, text in zip(rows, texts, strict=True)]
         show(
             parsed,
@@ -108,103 +110,6 @@ def _chosen(parsed: argparse.Namespace, saes: dict[str, SAE]) -> str:
     if name not in saes:
         raise InputError(f"{parsed.folder} has no autoencoder {name!r}: it has {', '.join(saes)}")
     return name
-
-
-def _run_prompt(parsed: argparse.Namespace) -> None:
-    from monosem.evaluation import read_prompt
-
-    part, lm = subject.open_saes(parsed)
-    name = _chosen(parsed, part.saes)
-    sae, statistics = part.saes[name], _stored(part.folders[name], part.saes[name])
-    found = read_prompt(sae, lm, parsed.prompt, top=parsed.top, lead=parsed.lead)
-    shown = sorted({firing.latent for token in found.tokens for firing in token.firings})
-    about = {latent: _about(latent, words, statistics, sae) for latent, words in _promotes(sae, lm, shown).items()}
-    value = {"sae": name, **found.to_json(), "features": about}
-    show(parsed, value, _prompt_text(name, value, lm.name, statistics is not None))
-
-
-def _stored(folder: Path, sae: SAE) -> FeatureStatistics | None:
-    """Statistics kept from an earlier call; None where there are none."""
-    from monosem.evaluation import FeatureStatistics
-
-    path = folder / "features.safetensors"
-    found = FeatureStatistics.load(path) if path.exists() else None
-    return found if found is not None and found.n_latents == sae.n_latents else None
-
-
-def _promotes(sae: SAE, lm: LanguageModel, latents: list[int], n: int = 5) -> dict[int, list[str]]:
-    """The tokens each latent promotes; none where its rows are not directions of the residual stream."""
-    from monosem.evaluation import promoted, promotes
-    from monosem.lm.spelling import Spelling
-
-    if not latents or not promotes(sae, lm):
-        return {latent: [] for latent in latents}
-    spelling, found = Spelling(lm.tokenizer), promoted(sae, lm, latents, min(n, lm.vocab_size)).top_ids.tolist()
-    return {latent: [spelling.word(token) for token in row] for latent, row in zip(latents, found, strict=True)}
-
-
-def _about(latent: int, words: list[str], statistics: FeatureStatistics | None, sae: SAE) -> dict[str, Any]:
-    density = None if statistics is None else statistics.density(latent)
-    return {"density": density, "promotes": words} | _standing(sae, latent)
-
-
-def _standing(sae: SAE, latent: int) -> dict[str, Any]:
-    """Head, base and extension of a latent of a KronSAE; group and number there of one of a composition."""
-    from monosem.report.parent import factors
-    from monosem.sae import origin
-
-    found = factors(sae, latent)
-    place = {} if found is None else {"factors": found._asdict()}
-    return place | ({"origin": "/".join(map(str, origin(sae, latent)))} if "groups" in sae.info else {})
-
-
-def _prompt_text(name: str, value: dict[str, Any], model: str, densities: bool) -> str:
-    """A line a token, and under it a line a feature."""
-    width = max(len(repr(token["text"])) for token in value["tokens"])
-    lines = [f"{name} at {value['site']} of {model}"]
-    for token in value["tokens"]:
-        said = f"excluded: {token['excluded']}" if token["excluded"] else f"{token['l0']} active"
-        lines.append(f"{token['position']:4}  {token['text']!r:{width}}  {said}")
-        lines += [_firing(firing, value["features"][firing["latent"]]) for firing in token["firings"]]
-    if not densities:
-        lines.append("no densities: monosem features without --prompt gathers them once")
-    return "\n".join(lines)
-
-
-def _firing(firing: dict[str, Any], about: dict[str, Any]) -> str:
-    density = "" if about["density"] is None else f"{about['density']:.3%}"
-    words = "  ".join(map(repr, about["promotes"]))
-    return f"      {_name(firing['latent'], about):>8}  {firing['value']:8.2f}  {density:>8}  {words}".rstrip()
-
-
-def _name(latent: int, about: dict[str, Any]) -> str:
-    """The number of a latent, and where it stands in a KronSAE or a composition."""
-    places = [", ".join(map(str, about["factors"].values()))] if "factors" in about else []
-    places += [about["origin"]] if "origin" in about else []
-    return " ".join([str(latent), *(f"({place})" for place in places)])
-
-
-def _run_search(
-    parsed: argparse.Namespace, name: str, sae: SAE, lm: LanguageModel, statistics: FeatureStatistics
-) -> None:
-    from monosem.evaluation import search_features
-
-    hits = search_features(statistics, sae, lm, parsed.search, regex=parsed.regex, n=parsed.list)
-    value = {"sae": name, "search": parsed.search, "regex": parsed.regex, "tokens": statistics.n_tokens}
-    found = [hit._asdict() | {"density": statistics.density(hit.latent)} | _standing(sae, hit.latent) for hit in hits]
-    header = ["feature", "why", "mean on it", "elsewhere", "of all", "density", "promoted"]
-    rows = [_hit_row(hit, one) for hit, one in zip(hits, found, strict=True)]
-    note = (
-        f"mean activation over the word's tokens and over all others, of {statistics.n_tokens:,} read; of all: share "
-        "of the feature's whole activation that is on the word"
-    )
-    show(parsed, value | {"features": found}, f"{table(header, rows)}\n{note}")
-
-
-def _hit_row(hit: Hit, about: dict[str, Any]) -> list[str]:
-    promoted = "" if hit.rank is None else f"{hit.promoted!r} rank {hit.rank}"
-    means = [f"{hit.mean_on:.3f}", f"{hit.mean_off:.4f}", f"{hit.share:.0%}"]
-    return [_name(hit.latent, about), hit.reason, *means, f"{about['density']:.3%}", promoted]
 
 
 def gather(opened: subject.Subject, *, refresh: bool = False) -> dict[str, FeatureStatistics]:
@@ -246,7 +151,7 @@ def detail(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageMode
         "promotes": [] if tokens is None else [decode([token]) for token in tokens.top_ids[0].tolist()],
         "suppresses": [] if tokens is None else [decode([token]) for token in tokens.bottom_ids[0].tolist()],
         "top": [_context(context, lm) for context in statistics.top(index, contexts)],
-    } | _standing(sae, index)
+    } | standing(sae, index)
 
 
 def _context(context: Context, lm: LanguageModel) -> dict[str, Any]:
@@ -270,7 +175,7 @@ def _row(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel)
     feature = detail(index, statistics, sae, lm, 0)
     tokens = [" ".join(repr(token)[1:-1] for token in feature[key][:5]) for key in ("promotes", "suppresses")]
     return [
-        _name(index, feature),
+        named(index, feature),
         f"{feature['density']:.2%}",
         f"{feature['mean']:.2f}",
         f"{feature['max']:.2f}",
@@ -280,7 +185,7 @@ def _row(index: int, statistics: FeatureStatistics, sae: SAE, lm: LanguageModel)
 
 def _text(feature: dict[str, Any]) -> str:
     lines = [
-        f"feature {_name(feature['feature'], feature)}: fires on {feature['density']:.3%} of tokens, "
+        f"feature {named(feature['feature'], feature)}: fires on {feature['density']:.3%} of tokens, "
         f"mean {feature['mean']:.2f}, max {feature['max']:.2f}",
         "promotes    " + "  ".join(map(repr, feature["promotes"])),
         "suppresses  " + "  ".join(map(repr, feature["suppresses"])),

@@ -9,6 +9,7 @@ Reads descriptions only; no model is loaded and nothing a file says is run.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ from monosem.shapes import InputError
 
 if TYPE_CHECKING:
     from monosem.sae import SAE
+
+
+_LABELS = 10
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +80,8 @@ def _autoencoder(path: Path) -> dict[str, Any]:
         "checksum": "verified",
         **_cost(sae),
         **_dead(path, sae),
+        **_labelled(path),
+        **_probed(path),
         **read_json(path / "config.json"),
     }
 
@@ -106,6 +112,31 @@ def _dead(path: Path, sae: SAE) -> dict[str, Any]:
     alive = statistics.densities > 0
     parents = {} if shape is None else dead_parents(shape, alive)._asdict()
     return {f"dead on {statistics.n_tokens:,} tokens": {"latents": 1 - float(alive.mean()), **parents}}
+
+
+def _labelled(path: Path) -> dict[str, Any]:
+    """How many latents have a label by each judge, and the first few."""
+    from monosem.interpret import labels
+    from monosem.interpret.caption import captions
+
+    judges = Counter(one.judge for found in labels(path).values() for one in found)
+    known = sorted(captions(path).items())
+    shown = {str(latent): text for latent, text in known[:_LABELS]}
+    more = {"further": len(known) - _LABELS} if len(known) > _LABELS else {}
+    return {"labels by": dict(judges), "labels": shown | more} if known else {}
+
+
+def _probed(path: Path) -> dict[str, Any]:
+    """What monosem probe stored: the gate where nothing could be measured, else means of this autoencoder."""
+    from monosem.interpret.probing_file import probings
+
+    found = {task: one["probing"] for task, one in probings(path).items() if "probing" in one}
+    return {"probed": {task: _accuracies(one) for task, one in found.items()}} if found else {}
+
+
+def _accuracies(found: dict[str, Any]) -> Any:
+    rows = [row for row in found["rows"] if row["kind"] == "latents"]
+    return found["gate"] or {f"accuracy of {row['subject']}, k = {row['k']}": row["accuracy"]["value"] for row in rows}
 
 
 def _store(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 def show(parsed: Any, value: dict[str, Any], text: str) -> None:
     """`value` as JSON if asked for, else `text`. NaN becomes null: JSON has no word for it."""
-    print(json.dumps(_plain(value), allow_nan=False) if parsed.json else text)
+    print(json.dumps(plain(value), allow_nan=False) if parsed.json else text)
 
 
 def say(text: str) -> None:
@@ -33,11 +33,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(line).rstrip() for line in [lines[0], rule, *lines[1:]])
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The same without NaN and infinities, for which JSON has no word."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -5,6 +5,7 @@
   monosem reproduce boost                                           a domain added to a frozen core
   monosem reproduce hierarchical --scale medium --budget 40         SmolLM2, at most 40 minutes
   monosem reproduce hierarchical --scale medium --claims B1,B2
+  monosem reproduce interpretability --scale medium --judge endpoint:http://localhost:8000/v1#qwen3
   monosem reproduce kronsae --scale large --model google/gemma-2-2b --site resid_post.12 --device cuda
 
 Prints its plan first: runs, tokens, predicted minutes. Claims that do not fit the budget become "not tested". Every
@@ -46,6 +47,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where rows, result and page are kept (default: docs/reproduction)",
     )
+    parser.add_argument(
+        "--judge",
+        help="who reads for claims of interpretability that need it: endpoint:URL#MODEL or local:NAME, as for score",
+    )
     for setting, _, _, text in settings():
         if setting in WORDS + COUNTS:
             kind = flag.integer if setting in COUNTS else str
@@ -70,7 +75,7 @@ def asked(parsed: argparse.Namespace) -> Request:
 
     given = {name: getattr(parsed, name) for name in WORDS + COUNTS if getattr(parsed, name) is not None}
     numbers = seeds(parsed.seeds)
-    return Request(parsed.name, parsed.scale, parsed.claims, parsed.budget, given, numbers, parsed.out)
+    return Request(parsed.name, parsed.scale, parsed.claims, parsed.budget, given, numbers, parsed.out, parsed.judge)
 
 
 def seeds(text: str | None) -> tuple[int, ...] | None:

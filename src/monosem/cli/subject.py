@@ -41,6 +41,8 @@ class Subject(NamedTuple):
     config: TrainConfig
     own: bool
     """Whether model, text and precision are those of training: only then are results stored."""
+    differing: tuple[str, ...] = ()
+    """The flags that gave others."""
 
 
 class Choice(NamedTuple):
@@ -102,7 +104,8 @@ def open_subject(parsed: argparse.Namespace, others: Sequence[Path] = (), choice
     text = run_windows(config, lm, "held_out")
     if parsed.windows < 1:
         raise InputError(f"--windows {parsed.windows}: give at least 1")
-    return Subject(saes, folders, lm, first_windows(text, parsed.windows), config, own=not _asked(parsed))
+    differing = differing_flags(parsed, saes, lm)
+    return Subject(saes, folders, lm, first_windows(text, parsed.windows), config, not differing, differing)
 
 
 def open_saes(
@@ -128,6 +131,28 @@ def open_saes(
 
 def _asked(parsed: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(parsed, name) for name in ("model", "text", "dtype", "device") if getattr(parsed, name)}
+
+
+def differing_flags(parsed: argparse.Namespace, saes: dict[str, SAE], lm: LanguageModel) -> tuple[str, ...]:
+    """The flags by which an autoencoder is read with something else than it was trained with."""
+    asked, found = _asked(parsed), []
+    for sae in saes.values():
+        trained, model, config = sae.info.get("model", {}), lm.identity(), _config({"": sae})
+        same = {
+            "model": all(trained.get(key) == model[key] for key in ("fingerprint", "tokenizer")),
+            "dtype": trained.get("dtype") == model["dtype"],
+            "text": asked.get("text") == config.text and all(getattr(config, key) == PLAIN[key] for key in PLAIN),
+            "device": _kind(config.device) == lm.device.type,
+        }
+        found += [f"--{name}" for name in asked if not same[name]]
+    return tuple(dict.fromkeys(found))
+
+
+def _kind(device: str) -> str:
+    """cpu or cuda, also of `auto` on this machine."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device.split(":")[0]
 
 
 def _part(folder: Path, parsed: argparse.Namespace) -> Part:

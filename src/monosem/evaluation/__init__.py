@@ -3,7 +3,7 @@
 from monosem.evaluation.comparison import Comparison, compare
 from monosem.evaluation.context import Context
 from monosem.evaluation.evaluation import Evaluation, evaluate
-from monosem.evaluation.feature import feature_statistics
+from monosem.evaluation.feature import feature_statistics, statistics_of
 from monosem.evaluation.feature_file import FeatureStatistics
 from monosem.evaluation.match import Match
 from monosem.evaluation.paired import Difference
@@ -30,4 +30,5 @@ __all__ = [
     "read_prompt",
     "search_features",
     "shared_place",
+    "statistics_of",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from monosem.shapes import InputError
 from monosem.shapes.codes import Codes
 from monosem.text.window import Windows
 
-__all__ = ["FeatureStatistics", "feature_statistics"]
+__all__ = ["FeatureStatistics", "feature_statistics", "statistics_of"]
 
 
 class Entries:
@@ -89,9 +90,28 @@ def feature_statistics(
         raise InputError(f"no token is left to read ({place.exclusion}): give longer windows or other text")
     origin = provenance(lm, windows, place, batch, command)
     return {
-        name: _statistics(sae, entries.pop(name), windows, kept, origin | of_autoencoder(sae))
+        name: _statistics(entries.pop(name), windows.tokens, kept, _units(sae, origin | of_autoencoder(sae)))
         for name, sae in saes.items()
     }
+
+
+def statistics_of(
+    codes: Iterable[Codes], tokens: Int[Tensor, "N T"], keep: Bool[Tensor, "N T"], **metadata: Any
+) -> FeatureStatistics:
+    """The same of codes that are there already: those of the kept tokens, in the order of the text, in batches."""
+    where = _positions(keep, 0, tokens.numel())
+    entries, start = None, 0
+    for part in codes:
+        entries = entries or Entries(part.n_latents)
+        entries.update(part, where[start : start + part.rows])
+        start += part.rows
+    if entries is None or start != len(where):
+        raise ValueError(f"codes of {start:,} tokens for {len(where):,} that are kept")
+    return _statistics(entries, tokens, keep, metadata)
+
+
+def _units(sae: SAE, origin: dict) -> dict[str, Any]:
+    return {"space": sae.space, "scale": sae.code_scale, "provenance": origin}
 
 
 def _positions(keep: Bool[Tensor, "W T"], start: int, total: int) -> Int[Tensor, " B"]:
@@ -111,28 +131,20 @@ def _check_total(entries: Mapping[str, Entries], most: int, read_so_far: int, co
 
 
 def _statistics(
-    sae: SAE, entries: Entries, windows: Windows, keep: Bool[Tensor, "N T"], origin: dict
+    entries: Entries, text: Int[Tensor, "N T"], keep: Bool[Tensor, "N T"], metadata: dict[str, Any]
 ) -> FeatureStatistics:
     arrays = entries.by_latent()
     n_tokens = int(keep.sum())
     sums, peaks = _per_latent(arrays["starts"], arrays["values"])
     arrays |= {
-        "window_tokens": windows.tokens.cpu().int().numpy(),
+        "window_tokens": text.cpu().int().numpy(),
         "excluded": (~keep).numpy(),
         "density": entries.counts / n_tokens,
         "mean": sums / np.maximum(entries.counts, 1),
         "max": peaks,
     }
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "n_latents": sae.n_latents,
-        "n_tokens": n_tokens,
-        "space": sae.space,
-        "scale": sae.code_scale,
-        "provenance": origin,
-    }
-    return FeatureStatistics(arrays, metadata)
+    sizes = {"n_latents": len(entries.counts), "n_tokens": n_tokens}
+    return FeatureStatistics(arrays, {"format": FORMAT, "version": VERSION, **sizes, **metadata})
 
 
 def _per_latent(starts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -55,8 +55,8 @@ class Match:
     """How two dictionaries `a` and `b` correspond; `alive` counts the latents of each that take part.
 
     `chance` is `nearest` with, in place of the other dictionary, as many random directions of its mean and covariance.
-    `one_to_one` is None where it was not made. `same_start`: both began from the same random numbers (one seed), so
-    that what they share is not what training finds from any start; None where that was not stored.
+    `one_to_one` is None where it was not made. `same_start`: both began from the same random numbers (one seed
+    and site), so that what they share is not what training finds from any start; None where that was not stored.
     """
 
     a: str
@@ -128,8 +128,7 @@ def nearest(a: Float[Tensor, "A D"], b: Float[Tensor, "B D"]) -> Nearest:
     a, b = _unit(a), _unit(b)
     best = [torch.empty(len(a)), torch.full((len(b),), -torch.inf)]
     where = [torch.empty(len(a), dtype=torch.int64), torch.zeros(len(b), dtype=torch.int64)]
-    for part in _blocks(len(a), len(b)):
-        cosines = a[part] @ b.T
+    for part, cosines in products(a, b):
         best[0][part], where[0][part] = cosines.max(1)
         value, row = cosines.max(0)
         better = value > best[1]
@@ -149,13 +148,23 @@ def mutual(found: Nearest) -> Pairs:
 
 def one_to_one_pairs(a: Float[Tensor, "A D"], b: Float[Tensor, "B D"]) -> Pairs:
     """The assignment of min(A, B) pairs with the greatest sum of cosines; 8 bytes for each of the A·B pairs."""
-    a, b = _unit(a), _unit(b)
+    return assignment(_unit(a), _unit(b))
+
+
+def assignment(a: Float[Tensor, "A D"], b: Float[Tensor, "B D"]) -> Pairs:
+    """The same of inner products, in whatever units the rows have; in the place of the cosine."""
     # In the precision and sign that scipy works with, so that it makes no copy.
     costs = torch.empty(len(a), len(b), dtype=torch.float64)
-    for part in _blocks(len(a), len(b)):
-        costs[part] = -(a[part] @ b.T)
+    for part, product in products(a, b):
+        costs[part] = -product
     rows, columns = (torch.from_numpy(index) for index in linear_sum_assignment(costs.numpy()))
     return Pairs(rows, columns, -costs[rows, columns].float())
+
+
+def products(a: Float[Tensor, "A D"], b: Float[Tensor, "B D"]) -> Iterator[tuple[slice, Float[Tensor, "P B"]]]:
+    """Rows of a bᵀ, part by part: which they are, and the block, which the caller may change."""
+    for part in _blocks(len(a), len(b)):
+        yield part, a[part] @ b.T
 
 
 def random_like(rows: Float[Tensor, "F D"], seed: int) -> Float32[Tensor, "F D"]:
@@ -171,12 +180,13 @@ def random_like(rows: Float[Tensor, "F D"], seed: int) -> Float32[Tensor, "F D"]
 
 
 def same_start(a: SAE, b: SAE) -> bool | None:
-    """Whether both drew their initial weights from one seed; None where a seed was not stored.
+    """Whether both drew their initial weights from the same random numbers; None where that was not stored.
 
-    Encoders of other sizes and kinds count too: they take the same random numbers, in the same order, for their rows.
+    Training draws them by seed and site. Encoders of other sizes and kinds count too: they take the same numbers, in
+    the same order, for their rows.
     """
-    seeds = [sae.info.get("seed") for sae in (a, b)]
-    return None if None in seeds else seeds[0] == seeds[1]
+    starts = [sae.info.get("start") for sae in (a, b)]
+    return None if None in starts else starts[0] == starts[1]
 
 
 def _alive_rows(name: str, sae: SAE, alive: Bool[Tensor, " F"]) -> tuple[Float32[Tensor, "A D"], Int64[Tensor, " A"]]:

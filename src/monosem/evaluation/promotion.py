@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from monosem.lm import LanguageModel
@@ -51,12 +51,15 @@ def promoted(sae: SAE, lm: LanguageModel, latents: Sequence[int], n: int = 10) -
         raise InputError(f"latent {wrong[0]} does not exist: give one from 0 to {sae.n_latents - 1}")
     if not 1 <= n <= lm.vocab_size:
         raise InputError(f"{n} tokens were asked for: give a number from 1 to {lm.vocab_size}")
-    parts = [_extremes(sae, lm, part, n) for part in torch.tensor(list(latents), dtype=torch.int64).split(_ROWS)]
+    rows = torch.tensor(list(latents), dtype=torch.int64, device=sae.W_dec.device)
+    parts = [extremes(sae.W_dec[part], lm, n) for part in rows.split(_ROWS)]
     return Promoted(*(torch.cat(column) for column in zip(*parts)))
 
 
-def _extremes(sae: SAE, lm: LanguageModel, latents: Int64[Tensor, " R"], n: int) -> Promoted:
-    logits = lm.unembed(sae.W_dec[latents.to(sae.W_dec.device)].to(lm.device))
+@torch.no_grad()
+def extremes(rows: Float[Tensor, "R D"], lm: LanguageModel, n: int) -> Promoted:
+    """`promoted` for directions of the residual stream, whatever they are; all logits [R, vocabulary] exist at once."""
+    logits = lm.unembed(rows.to(lm.device))
     logits = logits - logits.mean(1, keepdim=True)
     top, bottom = logits.topk(n, dim=1), logits.topk(n, dim=1, largest=False)
     return Promoted(top.indices.cpu(), top.values.cpu(), bottom.indices.cpu(), bottom.values.cpu())

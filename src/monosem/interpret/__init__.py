@@ -1,23 +1,29 @@
 """What a feature means, and how sure we are."""
 
 from monosem.interpret.absorption_task import Absorption, absorption
-from monosem.interpret.attribution import Attribution, attribute
+from monosem.interpret.attribution import Attribution, attribute, beside_random
 from monosem.interpret.cached import Cached, Estimate
-from monosem.interpret.coherence import coherence
+from monosem.interpret.caption import captions
+from monosem.interpret.embedding import coherence
 from monosem.interpret.endpoint import EndpointJudge
-from monosem.interpret.example import MIXED, Drawn, Examples, Sampling, draw, shuffled
+from monosem.interpret.example import Drawn, Examples, draw
 from monosem.interpret.interval import Mean
 from monosem.interpret.judge import Judge, Question, Reply
-from monosem.interpret.label import label
-from monosem.interpret.lexical import lexical
+from monosem.interpret.labelling import label, usable
 from monosem.interpret.local import LocalJudge
 from monosem.interpret.named import named_judge
+from monosem.interpret.planning import METHODS, Plan, plan, plans
 from monosem.interpret.probing import Probing, sparse_probing
 from monosem.interpret.probing_example import Labelled
-from monosem.interpret.score import METHODS, Plan, Score, plan, score
+from monosem.interpret.probing_file import probings, write_probing
+from monosem.interpret.proxy import lexical
+from monosem.interpret.sampling import Sampling
+from monosem.interpret.scoring import Score, score
 from monosem.interpret.sentence import SentenceEncoder
+from monosem.interpret.shuffle import MIXED, shuffled
 from monosem.interpret.similar import by_decoder, by_firing
-from monosem.interpret.store import Label, Scored, labels, scores, write_labels, write_scores
+from monosem.interpret.store import Label, Scored, labels, scores, summaries, write_labels, write_results, write_scores
+from monosem.interpret.untrained import untrained
 
 __all__ = [
     "METHODS",
@@ -44,8 +50,10 @@ __all__ = [
     "SentenceEncoder",
     "absorption",
     "attribute",
+    "beside_random",
     "by_decoder",
     "by_firing",
+    "captions",
     "coherence",
     "draw",
     "label",
@@ -53,10 +61,17 @@ __all__ = [
     "lexical",
     "named_judge",
     "plan",
+    "plans",
+    "probings",
     "score",
     "scores",
     "shuffled",
     "sparse_probing",
+    "summaries",
+    "untrained",
+    "usable",
     "write_labels",
+    "write_probing",
+    "write_results",
     "write_scores",
 ]

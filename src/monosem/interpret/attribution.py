@@ -24,7 +24,13 @@ from monosem.evaluation import promotes, shared_place
 from monosem.evaluation.place import Place
 from monosem.evaluation.prompt import prompt_ids
 from monosem.evaluation.reading import evaluating
-from monosem.interpret.attribution_logit import Contrast, contrast, direct_logit, gradient_logit
+from monosem.interpret.attribution_logit import (
+    Contrast,
+    contrast,
+    direct_logit,
+    gradient_logit,
+    random_contrast,
+)
 from monosem.lm import LanguageModel
 from monosem.lm.spelling import Spelling
 from monosem.sae import SAE
@@ -59,6 +65,11 @@ class Attribution:
     def rounding(self) -> float:
         """total − Σ parts."""
         return self.total - sum(self.parts.values())
+
+    def value_of(self, position: int, latent: int) -> float:
+        """What a feature adds at a position of the prompt; 0 where it is not active."""
+        here = (self.positions == position) & (self.latents == latent)
+        return float(self.values[here].sum())
 
     def to_json(self, top: int | None = None) -> dict[str, Any]:
         """JSON-able, with the `top` strongest features (None: all)."""
@@ -103,14 +114,31 @@ def attribute(
 ) -> Attribution:
     """What each active feature of `prompt` adds to the logit of `target` (minus that of `against`) as next token.
 
-    `lead` as in `read_prompt`. Raises `InputError` for an empty prompt, a target that is not one token, an
-    autoencoder that does not belong to this model and, with the direct method, for a site whose decoder rows are no
-    directions of the residual stream.
+    `beside_random` asks the same of random tokens. `lead` as in `read_prompt`. Raises `InputError` for an empty
+    prompt, a target that is not one token, an autoencoder that does not belong to this model and, with the direct
+    method, for a site whose decoder rows are no directions of the residual stream.
     """
+    return attribute_to(sae, lm, prompt, contrast(lm, target, against), method=method, lead=lead)
+
+
+def beside_random(
+    sae: SAE, lm: LanguageModel, prompt: str, found: Attribution, *, seed: int = 0, lead: bool = True
+) -> Attribution:
+    """The control of an attribution: the same prompt and method, for tokens drawn at random by `seed`.
+
+    A feature that adds as much to them says nothing of the target.
+    """
+    aim = random_contrast(lm, found.contrast, seed)
+    return attribute_to(sae, lm, prompt, aim, method=found.method, lead=lead)
+
+
+def attribute_to(
+    sae: SAE, lm: LanguageModel, prompt: str, aim: Contrast, *, method: str = "direct", lead: bool = True
+) -> Attribution:
+    """`attribute` of tokens by number. Raises as it does."""
     if method not in METHODS:
         raise InputError(f"method = {method!r}: give {' or '.join(METHODS)}")
     place = shared_place({"the autoencoder": sae}, lm)
-    aim = contrast(lm, target, against)
     if method == "direct" and not promotes(sae, lm):
         raise InputError(
             f"decoder rows at {place.target} are not directions of the residual stream: use the gradient method"

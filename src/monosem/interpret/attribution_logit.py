@@ -52,6 +52,23 @@ def contrast(lm: LanguageModel, target: str, against: str | None) -> Contrast:
     return Contrast(target, against, ids[0], ids[1])
 
 
+def random_contrast(lm: LanguageModel, aim: Contrast, seed: int) -> Contrast:
+    """The same question of as many tokens drawn at random, none special or asked about: what any token would be told.
+
+    Raises `InputError` for a vocabulary without a token that is spelled as itself.
+    """
+    spelling, generator = Spelling(lm.tokenizer), torch.Generator().manual_seed(seed)
+    asked, found = {aim.target_id, aim.against_id}, []
+    for token in torch.randperm(min(len(lm.tokenizer), lm.vocab_size), generator=generator).tolist():
+        text = "" if token in spelling.special | asked else spelling.word(token)
+        if text and lm.tokenizer(text, add_special_tokens=False)["input_ids"] == [token]:
+            found.append((text, token))
+        if len(found) == (1 if aim.against is None else 2):
+            (target, target_id), (against, against_id) = (*found, (None, None))[:2]
+            return Contrast(str(target), against, int(target_id or 0), against_id)
+    raise InputError(f"{lm.name}: no token of the vocabulary can be drawn as another target")
+
+
 def _token(lm: LanguageModel, text: str) -> int:
     ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     if len(ids) != 1:

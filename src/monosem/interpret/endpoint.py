@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from email.utils import parsedate_to_datetime
-from http.client import HTTPException
+from threading import Event
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
+from monosem.interpret.completion import Busy, Refused, complete
 from monosem.interpret.judge import Question, Reply
+from monosem.interpret.worker import as_completed
+from monosem.progress import remark
 from monosem.shapes import InputError
 
 KEYS = ("MONOSEM_API_KEY", "OPENAI_API_KEY")
 """Environment variables a key is taken from, the first that is set; it is written nowhere."""
 _LONGEST_WAIT = 120.0
-_TRANSIENT = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
+_FEW = 3
+"""Questions refused before any was answered that make it the endpoint's fault; more where more are asked at once."""
 
 
 class EndpointJudge:
     """A model at `url` (without `/chat/completions`), asked at temperature 0, `concurrency` questions at a time.
 
     What a busy or failing endpoint does not answer is asked again up to `tries` times, after the time it names or
-    twice as long each time. `max_tokens` replaces the few tokens a question asks for, as models that think need.
+    twice as long each time. A question that it refuses for what the question says has the answer "", which is missing.
+    `max_tokens` replaces the few tokens a question asks for, as models that think need.
     """
 
     def __init__(
@@ -45,17 +43,13 @@ class EndpointJudge:
         max_tokens: int | None = None,
     ) -> None:
         """`key`: by default from the environment (`KEYS`), none where that is empty. Raises `InputError`."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or not model:
-            raise InputError(
-                "a judge's endpoint needs an address and a model, such as https://api.openai.com/v1#gpt-4o-mini; "
-                f"a key belongs into {KEYS[0]}"
-            )
+        _check(url, model)
         self.url, self.model, self.name = url.rstrip("/"), model, f"endpoint:{url.rstrip('/')}#{model}"
         self.per_question, self.concurrency, self.tries = per_question, concurrency, tries
         self.timeout, self.pause, self.max_tokens = timeout, pause, max_tokens
-        self._key = key or next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
-        self._stop, self._answered = threading.Event(), False
+        self._key = _key(key)
+        self._answered = False
+        self._refused: list[Refused] = []
         self._renamed: dict[str, str | None] = {}
 
     def settings(self) -> dict[str, Any]:
@@ -66,90 +60,73 @@ class EndpointJudge:
         return -(-len(text) // 4)
 
     def ask(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        """Raises `InputError` when the endpoint cannot be reached, refuses the key, or fails `tries` times."""
-        self._stop.clear()
-        failure: InputError | None = None
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            waiting = {pool.submit(self._answer, question): index for index, question in enumerate(questions)}
-            try:
-                for future in as_completed(waiting):
-                    if future.cancelled():
-                        continue
-                    try:
-                        text = future.result()
-                    except InputError as error:
-                        failure = failure or error
-                        self._end(waiting)
-                    else:
-                        if text is not None:
-                            yield Reply(waiting[future], text)
-            finally:
-                self._end(waiting)
-        if failure is not None:
-            raise failure
+        """Raises `InputError` when the endpoint cannot be reached, refuses the key or everything, or fails `tries`
+        times; that and Ctrl-C only after every answer that was on its way."""
+        self._refused = []
 
-    def _end(self, waiting: Mapping[Any, int]) -> None:
-        """Start no further question; what is on its way is still read."""
-        self._stop.set()
-        for future in waiting:
-            future.cancel()
+        def reply(index: int, stop: Event) -> Reply | None:
+            text = self._answer(questions[index], stop)
+            return None if text is None else Reply(index, text)
 
-    def _answer(self, question: Question) -> str | None:
-        """None where another question has ended it all."""
-        if self._stop.is_set():
-            return None
-        try:
-            text = self._insist(question)
-        except InputError:
-            self._stop.set()
-            raise
-        self._answered = True
-        return text
+        yield from as_completed(reply, len(questions), self.concurrency)
+        if self._refused and not self._answered and not all(one.one for one in self._refused):
+            raise self._refusal(self._refused[-1])
 
-    def _insist(self, question: Question) -> str:
+    def _answer(self, question: Question, stop: Event) -> str | None:
+        """ "" where the question is refused, None where another one has ended it all before."""
         said = ""
         for attempt in range(self.tries):
             try:
                 return self._send(question)
-            except _Busy as busy:
+            except Refused as refused:
+                return self._without(refused)
+            except Busy as busy:
                 said = str(busy)
-                if self._hopeless(busy, attempt) or self._stop.wait(self._wait(busy, attempt)):
+                if self._hopeless(busy, attempt):
                     break
+                if stop.wait(self._wait(busy, attempt)):
+                    return None
         raise InputError(
             f"{self.name} does not answer ({said}): check the address, or wait; answers that were given are kept, "
             "run the same command again to continue"
         )
 
-    def _hopeless(self, busy: _Busy, attempt: int) -> bool:
+    def _hopeless(self, busy: Busy, attempt: int) -> bool:
         """The last attempt; or nobody has answered there yet, and nobody does at the second attempt."""
         return attempt + 1 == self.tries or (busy.unreachable and not self._answered and attempt > 0)
 
-    def _wait(self, busy: _Busy, attempt: int) -> float:
+    def _wait(self, busy: Busy, attempt: int) -> float:
         return min(busy.seconds if busy.seconds is not None else self.pause * 2**attempt, _LONGEST_WAIT)
 
     def _send(self, question: Question) -> str:
         renamed = dict(self._renamed)
-        body = json.dumps(self._body(question, renamed)).encode()
-        request = Request(f"{self.url}/chat/completions", body, method="POST")  # noqa: S310
-        request.add_header("Content-Type", "application/json")
-        if self._key:
-            # Unredirected: another address that the endpoint names does not see the key.
-            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         try:
-            with urlopen(request, timeout=self.timeout) as response:  # noqa: S310
-                return _content(response.read())
-        except HTTPError as error:
-            said = self._refused(error)
-            if error.code == 400 and (new := _repair(said, renamed)):
+            found = complete(self.url, self._body(question, renamed), self._key, self.timeout)
+        except Refused as refused:
+            if refused.code == 400 and (new := _repair(str(refused), renamed)):
                 self._renamed |= new
                 return self._send(question)
-            raise InputError(
-                f"{self.name} refuses a question (HTTP {error.code}: {said}): check the address and the model"
-            ) from None
-        except (OSError, HTTPException) as error:
-            reason = error.reason if isinstance(error, URLError) else error
-            unreachable = isinstance(error, URLError) and not isinstance(reason, TimeoutError)
-            raise _Busy(str(reason) or type(error).__name__, unreachable=unreachable) from None
+            raise
+        self._answered = True
+        return found.text if not found.cut or question.form.begun(found.text) else ""
+
+    def _without(self, refused: Refused) -> str:
+        """No answer, where it is the question that is refused. Raises `InputError` where it is everything."""
+        self._refused.append(refused)
+        alone = refused.one or (
+            refused.may_be_one and (self._answered or len(self._refused) < max(_FEW, self.concurrency + 1))
+        )
+        if not alone:
+            raise self._refusal(refused)
+        remark(f"{self.name} refuses a question (HTTP {refused.code}: {refused}): its answer is missing")
+        return ""
+
+    def _refusal(self, refused: Refused) -> InputError:
+        if refused.key:
+            given = "no key was given" if self._key is None else "the key that was given is refused"
+            return InputError(f"{self.name}: {given} (HTTP {refused.code}): set {KEYS[0]} in the environment")
+        todo = "its account has no credit left" if refused.code == 402 else "check the address and the model"
+        return InputError(f"{self.name} refuses a question (HTTP {refused.code}: {refused}): {todo}")
 
     def _body(self, question: Question, renamed: Mapping[str, str | None]) -> dict[str, Any]:
         optional = {"temperature": 0, "max_tokens": self.max_tokens or question.form.tokens}
@@ -157,32 +134,31 @@ class EndpointJudge:
         messages = [{"role": "system", "content": question.system}, {"role": "user", "content": question.user}]
         return {"model": self.model, "messages": messages} | {name: value for name, value in named.items() if name}
 
-    def _refused(self, error: HTTPError) -> str:
-        """What was said, in one line. Raises `_Busy` for what may pass, `InputError` for a key."""
-        with error:
-            said = error.read(2000).decode(errors="replace")
-        if error.code in _TRANSIENT:
-            raise _Busy(f"HTTP {error.code}", seconds=_retry_after(error.headers.get("Retry-After")))
-        if error.code in (401, 403):
-            given = "no key was given" if self._key is None else "the key that was given is refused"
-            raise InputError(f"{self.name}: {given} (HTTP {error.code}): set {KEYS[0]} in the environment")
-        return " ".join(said.replace(self._key or "\0", "…").split())[:200]
 
-
-class _Busy(Exception):  # noqa: N818
-    """The endpoint may answer later: after `seconds`, where it says so."""
-
-    def __init__(self, said: str, *, seconds: float | None = None, unreachable: bool = False) -> None:
-        super().__init__(said)
-        self.seconds, self.unreachable = seconds, unreachable
-
-
-def _content(raw: bytes) -> str:
-    """The text of an answer, "" where it has none. Raises `_Busy` for what is not a completion."""
+def _check(url: str, model: str) -> None:
+    """An address without anything that could be a key: it stands in names and files. It is not repeated here."""
     try:
-        return json.loads(raw)["choices"][0]["message"].get("content") or ""
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise _Busy("what it sent is not a chat completion") from None
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        secret = parts.username or parts.query or parts.fragment
+    except ValueError:
+        good, secret = False, None
+    if not good or secret or not model or any(map(str.isspace, url)):
+        raise InputError(
+            "a judge's endpoint needs an address and a model, such as https://api.openai.com/v1#gpt-4o-mini, without "
+            f"a name, key or query; a key belongs into {KEYS[0]}"
+        )
+
+
+def _key(given: str | None) -> str | None:
+    """A key read from a file often ends with a line break."""
+    named = {"key": given} if given else {name: os.environ[name] for name in KEYS if os.environ.get(name, "").strip()}
+    for name, value in named.items():
+        key = value.strip()
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise InputError(f"the key in {name} is not one word of ASCII characters: copy it again")
+        return key
+    return None
 
 
 def _repair(said: str, known: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -193,17 +169,3 @@ def _repair(said: str, known: Mapping[str, str | None]) -> dict[str, str | None]
     elif "temperature" in said:
         new["temperature"] = None
     return {name: value for name, value in new.items() if name not in known}
-
-
-def _retry_after(given: str | None) -> float | None:
-    """Seconds, from a number or a date."""
-    if not given:
-        return None
-    try:
-        return max(float(given), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(given).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return None

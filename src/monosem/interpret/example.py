@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Float, Int
 
 from monosem.disk import digest
 from monosem.evaluation import Context, FeatureStatistics
 from monosem.evaluation.context import around
+from monosem.interpret.apart import Apart, from_groups, silent, spread
+from monosem.interpret.sampling import Sampling
 from monosem.shapes import InputError
 
 Similar = Callable[[int], list[int]]
 """The latents most like a latent, nearest first (`interpret/similar.py`)."""
 Kind = Literal["random", "hard"]
-MIXED = 5
-"""Features that shuffling contexts among them needs."""
 _CANDIDATES = 64
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How contexts of a feature are drawn; the sizes are those of arXiv 2505.22255, sec. 5.
-
-    `width`: tokens on either side. `shown`: contexts above the median that an explainer sees, half of them the
-    strongest; `positives`: others, from `groups` equal shares by strength, that it is judged by; `negatives`: contexts
-    in which it is silent, of which a share `hard` are such that a similar feature fires. A feature with fewer than
-    `least` positives or negatives is skipped. `seed` draws the contexts of a feature, whichever features are drawn.
-    """
-
-    width: int = 15
-    groups: int = 10
-    shown: int = 16
-    positives: int = 64
-    negatives: int = 64
-    hard: float = 0.5
-    least: int = 16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.width, self.groups, self.shown, self.least) < 1 or not 0 <= self.hard <= 1:
-            raise InputError(f"{self}: give sizes of at least 1 and a share of hard contexts from 0 to 1")
-        if min(self.positives, self.negatives) < self.least:
-            raise InputError(
-                f"{self.positives} positives and {self.negatives} negatives: give at least {self.least} of each"
-            )
 
 
 class Negative(NamedTuple):
@@ -86,7 +59,8 @@ class Examples:
 class Drawn:
     """Features drawn at random, and how many were passed over: `few` fire too seldom, `dense` are hardly ever silent.
 
-    `alive` of the `latents` fire at all; `seed` drew the order in which they were tried.
+    `alive` of the `latents` fire at all on the `windows` of `tokens` tokens that count; `seed` drew the order in which
+    they were tried, None where they were named. `hard_by` says what makes two features similar.
     """
 
     features: list[Examples]
@@ -96,16 +70,41 @@ class Drawn:
     few: int = 0
     dense: int = 0
     sampling: Sampling = field(default_factory=Sampling)
+    windows: int = 0
+    tokens: int = 0
+    hard_by: str = "none"
 
     @property
     def skipped(self) -> int:
         return self.few + self.dense
 
+    @property
+    def positives(self) -> float:
+        """Contexts in which a feature fires, mean over the features."""
+        return _mean([len(one.positives) for one in self.features])
+
+    @property
+    def strong(self) -> float:
+        """The share of these that are from the stronger half of a feature's activations: 0.5 where groups are even."""
+        half = self.sampling.groups / 2
+        return _mean([(one.group or 0) < half for own in self.features for one in own.positives])
+
+    @property
+    def hard(self) -> float:
+        """The share of silent contexts in which a similar feature fires: `Sampling.hard` where there are enough."""
+        return _mean([one.kind == "hard" for own in self.features for one in own.negatives])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides which contexts are judged, JSON-able: a score of other contexts is another score."""
+        sizes = {"windows": self.windows, "tokens": self.tokens, "hard_by": self.hard_by}
+        return {"seed": self.seed, **sizes, "sampling": vars(self.sampling)}
+
     def to_json(self) -> dict[str, Any]:
-        """JSON-able, without the contexts themselves."""
+        """JSON-able, without the contexts themselves; NaN for a mean of nothing."""
         sizes = {"latents": self.latents, "alive": self.alive, "skipped_few": self.few, "skipped_dense": self.dense}
-        drawn = {"drawn": [one.latent for one in self.features], "seed": self.seed}
-        return {**drawn, **sizes, "sampling": vars(self.sampling)}
+        means = {"positives": self.positives, "strong_positives": self.strong, "hard_negatives": self.hard}
+        return {"drawn": [one.latent for one in self.features], **sizes, **means, **self.settings}
 
 
 def draw(
@@ -114,81 +113,109 @@ def draw(
     *,
     seed: int = 0,
     similar: Similar | None = None,
+    hard_by: str | None = None,
     sampling: Sampling | None = None,
     latents: Sequence[int] | None = None,
+    judged: bool = True,
 ) -> Drawn:
     """`n` features at random among those with enough contexts, or the `latents` named, each with its contexts.
 
-    Without `similar` every negative context is a random one. Raises `InputError` when no feature has enough.
+    Without `similar` every negative context is a random one; `hard_by` names it in what is kept. `judged` = False: a
+    feature that fires at all is enough, to be explained. Raises `InputError` when no feature has enough contexts, or
+    where they are wider than a window.
     """
-    if n < 1:
-        raise InputError(f"{n} features were asked for: give at least 1")
     sampling = sampling or Sampling()
+    _check(statistics, n, seed, sampling)
     alive = np.flatnonzero(np.diff(statistics.starts))
     order = latents if latents is not None else np.random.default_rng(seed).permutation(alive).tolist()
-    source = _Source(statistics, sampling, similar or (lambda latent: []))
-    drawn = Drawn([], None if latents is not None else seed, statistics.n_latents, len(alive), sampling=sampling)
+    source = _Source(statistics, sampling, similar or (lambda latent: []), sampling.least if judged else 1)
+    found: list[Examples] = []
     few = dense = 0
     for latent in order:
-        found = source.examples(latent)
-        if len(found.positives) < sampling.least:
+        own = source.examples(latent)
+        if len(own.positives) < sampling.least if judged else not own.shown:
             few += 1
-        elif len(found.negatives) < sampling.least:
+        elif len(own.negatives) < sampling.least and judged:
             dense += 1
         else:
-            drawn.features.append(found)
-        if len(drawn.features) == n and latents is None:
+            found.append(own)
+        if len(found) == n and latents is None:
             break
-    if not drawn.features:
+    if not found:
+        wanted = f"{sampling.least} contexts to be judged by beside {sampling.shown} to be explained from"
         raise InputError(
-            f"none of {len(order):,} features has {sampling.least} contexts to be judged by beside {sampling.shown} to "
-            f"be explained from ({few:,} fire too seldom, {dense:,} too often): read more text with --windows"
+            f"none of {len(order):,} features has {wanted if judged else 'a context'} "
+            f"({few:,} fire too seldom, {dense:,} too often): read more text with --windows"
         )
-    return replace(drawn, few=few, dense=dense)
+    by = hard_by or ("none" if similar is None else "similar")
+    size = {"windows": statistics.n_windows, "tokens": statistics.n_tokens, "hard_by": by}
+    started = None if latents is not None else seed
+    return Drawn(found, started, statistics.n_latents, len(alive), few, dense, sampling, **size)
+
+
+def _check(statistics: FeatureStatistics, n: int, seed: int, sampling: Sampling) -> None:
+    if n < 1:
+        raise InputError(f"{n} features were asked for: give at least 1")
+    if seed < 0:
+        raise InputError(f"seed {seed}: give 0 or more")
+    if sampling.width >= statistics.length:
+        raise InputError(
+            f"width {sampling.width}: windows have {statistics.length} tokens, give fewer on either side of a context"
+        )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 class _Source:
     """The text of feature statistics, from which contexts are cut."""
 
-    def __init__(self, statistics: FeatureStatistics, sampling: Sampling, similar: Similar) -> None:
-        self.statistics, self.sampling, self.similar = statistics, sampling, similar
+    def __init__(self, statistics: FeatureStatistics, sampling: Sampling, similar: Similar, least: int) -> None:
+        self.statistics, self.sampling, self.similar, self.least = statistics, sampling, similar, least
+        self.counts: Int[np.ndarray, " F"] = np.diff(statistics.starts)
         self.kept: Int[np.ndarray, " K"] = np.flatnonzero(~statistics.left_out().reshape(-1))
 
     def examples(self, latent: int) -> Examples:
-        shown, positives = self._active(latent)
+        if self.counts[latent] < self.least:
+            return Examples(latent, [], [], [])
+        shown = self._shown(latent)
+        positives = self._positives(latent, shown)
         if len(positives) < self.sampling.least:
             return Examples(latent, shown, positives, [])
         return Examples(latent, shown, positives, self._silent(latent))
 
-    def _active(self, latent: int) -> tuple[list[Context], list[Context]]:
-        """What an explainer sees, the strongest first; and positives, which share no token with it."""
+    def _shown(self, latent: int) -> list[Context]:
+        """What an explainer sees, the strongest first; it does not depend on how many contexts are judged."""
         own = self.sampling
-        if np.diff(self.statistics.starts)[latent] < own.least:
-            return [], []
         top = self.statistics.top(latent, own.shown // 2, own.width)
-        strong = [one for one in self._sampled(latent, own.shown, own.seed, top) if _group(one) < own.groups / 2]
-        shown = [*top, *_spread(strong, own.shown - len(top))]
-        # Drawn by themselves, so that what is shown does not depend on how many are judged.
-        positives = _spread(self._sampled(latent, own.positives, own.seed + 1, shown), own.positives)
-        return sorted(shown, key=lambda one: -one.value), positives
+        many = -(-2 * own.shown // own.groups)
+        sampled = self.statistics.quantiles(latent, many, own.groups, own.seed, own.width)
+        strong = [one for one in sampled if (one.group or 0) < own.groups / 2]
+        free = [one for one in strong if all(self._apart(one, other) for other in top)]
+        return sorted([*top, *spread(free, own.shown - len(top))], key=lambda one: -one.value)
 
-    def _sampled(self, latent: int, n: int, seed: int, taken: Sequence[Context]) -> list[Context]:
-        """Contexts from every group, more than `n` where there are, that share no token with `taken` ones."""
+    def _positives(self, latent: int, shown: Sequence[Context]) -> list[Context]:
+        """From every group as evenly as there are places that share no token with what is shown."""
         own = self.sampling
-        found = self.statistics.quantiles(latent, -(-(n + own.shown) // own.groups), own.groups, seed, own.width)
-        return [one for one in found if all(_apart(one, other, own.width) for other in taken)]
+        tokens, values = self.statistics.activations(latent)
+        free = Apart(self.statistics.length, own.width, shown)
+        generator = np.random.default_rng([own.seed + 1, latent])
+        places = from_groups(tokens, values, own.positives, own.groups, free, generator)
+        return [self._around(place, tokens, values)._replace(group=group) for place, group in places]
 
     def _silent(self, latent: int) -> list[Negative]:
         own = self.sampling
         generator = np.random.default_rng([own.seed, latent, 1])
+        free = Apart(self.statistics.length, own.width)
         found: list[Negative] = []
         near = self.similar(latent)
         hard = round(own.negatives * own.hard)
         for place, other in enumerate(near):
             share = -(-(hard - len(found)) // (len(near) - place))
-            found += self._taken(latent, self._firing(other, generator), share, found, "hard", other)
+            found += self._taken(latent, self._firing(other, generator), share, free, "hard", other)
         candidates = generator.choice(self.kept, own.negatives * _CANDIDATES)
-        return found + self._taken(latent, candidates, own.negatives - len(found), found, "random")
+        return found + self._taken(latent, candidates, own.negatives - len(found), free, "random")
 
     def _firing(self, other: int, generator: np.random.Generator) -> Int[np.ndarray, " N"]:
         """The stronger half of a similar feature's activations, in random order."""
@@ -196,83 +223,22 @@ class _Source:
         return generator.permutation(tokens[values >= np.median(values)] if len(values) else tokens)
 
     def _taken(
-        self,
-        latent: int,
-        places: Int[np.ndarray, " N"],
-        n: int,
-        taken: Iterable[Negative],
-        kind: Kind,
-        like: int | None = None,
+        self, latent: int, places: Int[np.ndarray, " N"], n: int, free: Apart, kind: Kind, like: int | None = None
     ) -> list[Negative]:
-        """The first `n` places around which the latent is silent, none within reach of another."""
-        length, width = self.statistics.length, self.sampling.width
+        """The first `n` free places around which the latent is silent."""
         tokens, values = self.statistics.activations(latent)
-        used = [one.context for one in taken]
         found: list[Negative] = []
-        for place in places[silent(tokens, places, length, width)].tolist():
+        for place in places[silent(tokens, places, self.statistics.length, self.sampling.width)].tolist():
             if len(found) == n:
                 break
-            window, position = divmod(place, length)
-            if all(one.window != window or abs(one.position - position) > 2 * width for one in used):
-                context = around(self.statistics.window(window), window, position, tokens, values, width)
-                used.append(context)
-                found.append(Negative(context, kind, like))
+            if free.take(place):
+                found.append(Negative(self._around(place, tokens, values), kind, like))
         return found
 
+    def _around(self, place: int, tokens: Int[np.ndarray, " N"], values: Float[np.ndarray, " N"]) -> Context:
+        window, position = divmod(place, self.statistics.length)
+        text = self.statistics.window(window)
+        return around(text, window, position, tokens, values, self.sampling.width)
 
-def silent(
-    tokens: Int[np.ndarray, " N"], places: Int[np.ndarray, " P"], length: int, width: int
-) -> Bool[np.ndarray, " P"]:
-    """Around which flat places no activation (`tokens`, ascending) lies within `width` tokens of the same window."""
-    places = places.astype(np.int64)
-    first = places // length * length
-    low = np.searchsorted(tokens, np.maximum(places - width, first))
-    high = np.searchsorted(tokens, np.minimum(places + width + 1, first + length))
-    return low == high
-
-
-def shuffled(features: Sequence[Examples]) -> list[Examples]:
-    """A control: every feature with random contexts of the others in place of its own, as many as it had.
-
-    Neighbours are of different features, which `MIXED` features allow; raises `InputError` for fewer.
-    """
-    if len(features) < MIXED:
-        raise InputError(f"shuffled contexts need at least {MIXED} features: draw more, or leave that control out")
-    return [_mixed(place, features) for place in range(len(features))]
-
-
-def _mixed(place: int, features: Sequence[Examples]) -> Examples:
-    own, others = features[place], [*features[place + 1 :], *features[:place]]
-    generator = np.random.default_rng([own.latent, 5])
-
-    def mixed(kind: str) -> list[Any]:
-        """One of each other feature in turn, until there are as many as before."""
-        order = generator.permutation(len(others)).tolist()
-        columns = [_in_any_order(getattr(others[other], kind), generator) for other in order]
-        turns = [column[turn] for turn in range(max(map(len, columns))) for column in columns if turn < len(column)]
-        return turns[: len(getattr(own, kind))]
-
-    return Examples(own.latent, own.shown, mixed("positives"), mixed("negatives"))
-
-
-def _in_any_order(items: Sequence[Any], generator: np.random.Generator) -> list[Any]:
-    return [items[place] for place in generator.permutation(len(items)).tolist()]
-
-
-def _apart(a: Context, b: Context, width: int) -> bool:
-    return a.window != b.window or abs(a.position - b.position) > 2 * width
-
-
-def _group(context: Context) -> int:
-    return context.group or 0
-
-
-def _spread(contexts: Sequence[Context], n: int) -> list[Context]:
-    """`n` of them, from every group in turn; the strongest group first."""
-    seen: dict[int, int] = {}
-    turns: list[tuple[int, int, Context]] = []
-    for one in contexts:
-        turn = seen[_group(one)] = seen.get(_group(one), -1) + 1
-        turns.append((turn, _group(one), one))
-    chosen = sorted(turns, key=lambda item: item[:2])[:n]
-    return [one for _, _, one in sorted(chosen, key=lambda item: item[1::-1])]
+    def _apart(self, a: Context, b: Context) -> bool:
+        return a.window != b.window or abs(a.position - b.position) > 2 * self.sampling.width

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -82,16 +83,28 @@ def ask(judge: Judge, questions: Sequence[Question], label: str = "questions") -
     """Ask everything; what cannot be read is asked once more, then missing."""
     answers: list[list[str] | None] = [None] * len(questions)
     odds: list[float | None] = [None] * len(questions)
-    with progress(f"{label}: {judge.name}", len(questions), "questions") as bar:
-        for reply in judge.ask(questions):
+    with progress(f"{label}: {judge.name}", len(questions), "questions") as bar, _asked(judge, questions) as replies:
+        for reply in replies:
             answers[reply.index], odds[reply.index] = questions[reply.index].form.read(reply.text), reply.odds
             bar.advance()
     unread = [place for place, answer in enumerate(answers) if answer is None]
     if unread:
-        for reply in judge.ask([questions[place].again() for place in unread]):
-            place = unread[reply.index]
-            answers[place], odds[place] = questions[place].form.read(reply.text), reply.odds
+        with _asked(judge, [questions[place].again() for place in unread]) as replies:
+            for reply in replies:
+                place = unread[reply.index]
+                answers[place], odds[place] = questions[place].form.read(reply.text), reply.odds
     return Asked(answers, odds, len(unread))
+
+
+@contextmanager
+def _asked(judge: Judge, questions: Sequence[Question]) -> Iterator[Iterator[Reply]]:
+    """Replies; a judge that is left in the middle hears of it at once, and not when its memory is cleared."""
+    replies = judge.ask(questions)
+    try:
+        yield replies
+    finally:
+        if isinstance(replies, Generator):
+            replies.close()
 
 
 class Constant:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from jinja2 import TemplateError
 from torch import Tensor
 
+from monosem.disk import digest
 from monosem.interpret.form import Choice
 from monosem.interpret.judge import Question, Reply
 from monosem.lm import LanguageModel
@@ -19,14 +21,16 @@ from monosem.shapes import InputError
 class LocalJudge:
     """Chooses the option with the greatest sum of its tokens' log-probabilities; writes phrases greedily.
 
-    A chat template is used where the tokenizer has one. `batch` sequences run at a time, the longest first.
+    A chat template is used where the tokenizer has one, without thoughts where it offers that. `batch` sequences run at
+    a time, the longest first.
     """
 
     per_question = 1
 
     def __init__(self, lm: LanguageModel, *, batch: int = 8) -> None:
-        self.lm, self.batch, self.name = lm, batch, f"local:{lm.name}"
         self._identity = lm.identity()
+        # A folder's name says little: two models of one name, or one in two precisions, are two judges.
+        self.lm, self.batch, self.name = lm, batch, f"local:{lm.name}@{digest(self._identity, 8)}"
 
     @classmethod
     def load(cls, name: str, *, device: str = "auto", batch: int = 8) -> LocalJudge:
@@ -68,11 +72,13 @@ class LocalJudge:
         """The question as a conversation; in one message where the template knows no system's."""
         system, user = {"role": "system", "content": question.system}, {"role": "user", "content": question.user}
         together = {"role": "user", "content": f"{question.system}\n\n{question.user}"}
-        render = self.lm.tokenizer.apply_chat_template
+        render = partial(
+            self.lm.tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
         try:
-            return render([system, user], tokenize=False, add_generation_prompt=True)
+            return render([system, user])
         except TemplateError:
-            return render([together], tokenize=False, add_generation_prompt=True)
+            return render([together])
 
     def _options(self, question: Question) -> list[list[int]]:
         """The tokens of each option, after the prompt's last one."""
@@ -131,7 +137,19 @@ class LocalJudge:
             pad_token_id=self.lm.tokenizer.eos_token_id,
         )
         for index, row in zip(part, written[:, longest:].tolist(), strict=True):
-            yield Reply(index, self.lm.tokenizer.decode(row, skip_special_tokens=True))
+            text = self._opening(prompts[index]) + self.lm.tokenizer.decode(row, skip_special_tokens=True)
+            whole = bool(self._ends() & set(row)) or questions[index].form.begun(text)
+            yield Reply(index, text if whole else "")
+
+    def _opening(self, prompt: Sequence[int]) -> str:
+        """The beginning of a thought, where a template ends with one: what follows is no answer yet."""
+        tail = self.lm.tokenizer.decode(prompt[-8:])
+        return "<think>" if "<think>" in tail.rpartition("</think>")[2] else ""
+
+    def _ends(self) -> set[int | None]:
+        """Tokens that end an answer."""
+        stops = self.lm.model.generation_config.eos_token_id
+        return {self.lm.tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
 
 
 def _parts(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:

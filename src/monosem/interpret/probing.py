@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,14 +22,13 @@ from monosem.interpret.interval import Mean
 from monosem.interpret.probing_control import read_beside
 from monosem.interpret.probing_example import Labelled, Latents, Read
 from monosem.interpret.probing_logistic import fit
+from monosem.interpret.probing_problem import Problem, drawn_problems, skipped, too_few
 from monosem.interpret.probing_score import Graded, graded, mean, share
 from monosem.lm import LanguageModel
 from monosem.sae import SAE
 from monosem.shapes import InputError
 
 KS = (1, 2, 5)
-LEAST = 10
-"""Labelled a class needs on either side."""
 
 Kind = Literal["latents", "random latents", "shuffled labels", "dimensions", "all dimensions", "always yes"]
 
@@ -43,7 +43,7 @@ class ClassResult(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """What k columns of `subject` say about the classes; `k` is 0 where no columns were chosen."""
+    """What k columns of `subject` say about the classes; `k` is 0 where none were chosen or none fires."""
 
     subject: str
     kind: Kind
@@ -61,26 +61,24 @@ class ProbeRow:
         }
 
 
-class Problem(NamedTuple):
-    """One class against as many others: rows to learn from and rows to test on."""
-
-    name: str
-    train: Int64[Tensor, " N"]
-    test: Int64[Tensor, " M"]
-    y: Bool[Tensor, " all"]
-
-
 @dataclass(frozen=True)
 class Probing:
-    """Rows of a table, and what they were measured on."""
+    """Rows of a table, and what they were measured on; or, in `gate`, why there are none."""
 
     rows: list[ProbeRow]
     source: str
     settings: dict[str, Any]
+    gate: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able, but for NaN."""
-        return {"source": self.source, "settings": self.settings, "rows": [row.to_json() for row in self.rows]}
+        return {
+            "measurable": not self.gate,
+            "gate": self.gate,
+            "source": self.source,
+            "settings": self.settings,
+            "rows": [row.to_json() for row in self.rows],
+        }
 
 
 def sparse_probing(
@@ -91,77 +89,67 @@ def sparse_probing(
     ks: Sequence[int] = KS,
     seed: int = 0,
     batch: int = 16,
+    keep: Path | None = None,
 ) -> Probing:
     """Probe every autoencoder of one site with k latents a class, beside the controls.
 
-    Classes of fewer than 10 examples to learn from or to test on are skipped. Raises `InputError` for fewer than two
-    classes, when all are skipped, and for what `read_examples` refuses.
+    Classes of fewer than 10 examples to learn from or to test on are skipped; where all are, nothing is read and
+    `gate` says why. `keep` as in `read_examples`. Raises `InputError` for fewer than two classes, and for what
+    `read_examples` refuses.
     """
-    return probed(read_beside(saes, lm, examples, seed=seed, batch=batch).read, ks=ks, seed=seed)
+    _check(ks)
+    if found := unread(examples):
+        return found
+    return probed(read_beside(saes, lm, examples, seed=seed, batch=batch, keep=keep).read, ks=ks, seed=seed)
+
+
+def unread(examples: Labelled) -> Probing | None:
+    """What can be said before anything is read: that no class has enough examples; None where one has."""
+    gate = too_few(examples)
+    return Probing([], examples.source, dict(examples.settings), gate) if gate else None
 
 
 def probed(read: Read, *, ks: Sequence[int] = KS, seed: int = 0) -> Probing:
-    """The table of examples that were read. Raises `InputError` as `sparse_probing`."""
-    if not ks or min(ks) < 1:
-        raise InputError(f"k = {','.join(map(str, ks))}: give at least one latent")
-    problems = _problems(read.examples, seed)
-    rows = [_row(read, name, problems, k, kind, seed) for kind, name, k in _asked(read, ks)]
+    """The table of examples that were read. Raises `InputError` as `sparse_probing`.
+
+    A k above the number of latents that fire is that number.
+    """
+    _check(ks)
+    problems = drawn_problems(read.examples, seed)
+    rows = [_row(read, name, problems, k, kind, seed) for kind, name, k in _asked(read, ks) if problems]
     settings = read.examples.settings | {
+        "asked k": list(ks),
         "classes": {one.name: [len(one.train), len(one.test)] for one in problems},
         "probe seed": seed,
-        "skipped classes": _skipped(read.examples, problems),
+        "skipped classes": skipped(read.examples, problems),
         "left out": read.left_out,
         "l0": read.l0,
+        "firing latents": {name: len(own.latents) for name, own in read.latents.items()},
     }
-    return Probing(rows, read.examples.source, settings)
+    return Probing(rows, read.examples.source, settings, "" if problems else too_few(read.examples))
+
+
+def _check(ks: Sequence[int]) -> None:
+    if not ks or min(ks) < 1:
+        raise InputError(f"k = {','.join(map(str, ks))}: give at least one latent")
 
 
 def _asked(read: Read, ks: Sequence[int]) -> Iterator[tuple[Kind, str, int]]:
-    """The rows of the table."""
-    first = next(iter(read.latents))
-    for name in read.latents:
-        for k in ks:
+    """The rows of the table: of every autoencoder its own and its controls, then those that need none."""
+    for name, own in read.latents.items():
+        possible = _possible(ks, own.values.shape[1])
+        for k in possible:
             yield "latents", name, k
-    for k in ks:
-        yield "random latents", first, k
-    yield "shuffled labels", first, max(ks)
-    for k in ks:
+        yield "random latents", name, max(possible)
+        yield "shuffled labels", name, max(possible)
+    for k in _possible(ks, read.x.shape[1]):
         yield "dimensions", "activations", k
     yield "all dimensions", "activations", 0
     yield "always yes", "", 0
 
 
-def _problems(examples: Labelled, seed: int) -> list[Problem]:
-    """One class against the rest, as many of each; of two classes only the first, as the second is its mirror."""
-    classes = examples.classes[:1] if len(examples.classes) == 2 else examples.classes
-    if len(examples.classes) < 2:
-        raise InputError(f"{examples.source} has {len(examples.classes)} class: give examples of at least two")
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for index, name in enumerate(classes):
-        y = examples.labels == index
-        train, test = (_balanced(y, part, generator) for part in (examples.train, ~examples.train))
-        if min(len(train), len(test)) >= 2 * LEAST:
-            found.append(Problem(name, train, test, y))
-    if not found:
-        raise InputError(
-            f"{examples.source}: no class has {LEAST} examples to learn from and {LEAST} to test on, with as many "
-            "others: give more"
-        )
-    return found
-
-
-def _skipped(examples: Labelled, problems: list[Problem]) -> list[str]:
-    """Classes with too few examples."""
-    done = [one.name for one in problems]
-    return [] if len(examples.classes) == 2 else [name for name in examples.classes if name not in done]
-
-
-def _balanced(y: Bool[Tensor, " N"], among: Bool[Tensor, " N"], generator: torch.Generator) -> Int64[Tensor, " M"]:
-    positive, negative = ((own & among).nonzero().flatten() for own in (y, ~y))
-    count = min(len(positive), len(negative))
-    drawn = [own[torch.randperm(len(own), generator=generator)[:count]] for own in (positive, negative)]
-    return torch.cat(drawn)
+def _possible(ks: Sequence[int], most: int) -> list[int]:
+    return list(dict.fromkeys(min(k, most) for k in ks))
 
 
 def _row(read: Read, subject: str, problems: list[Problem], k: int, kind: Kind, seed: int) -> ProbeRow:

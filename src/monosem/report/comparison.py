@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,8 @@ class Example(NamedTuple):
     cosine: float
     promoted_a: list[str]
     promoted_b: list[str]
+    label_a: str | None = None
+    label_b: str | None = None
 
 
 class Shared(NamedTuple):
@@ -54,9 +57,18 @@ class Shared(NamedTuple):
 
 
 def write_comparison(
-    path: str | Path, comparison: Comparison, saes: Mapping[str, SAE], lm: LanguageModel, *, command: str
+    path: str | Path,
+    comparison: Comparison,
+    saes: Mapping[str, SAE],
+    lm: LanguageModel,
+    *,
+    command: str,
+    captions: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
 ) -> Path:
-    """Write the page of `compare`'s result; `command` is shown as what made it."""
+    """Write the page of `compare`'s result; `command` is shown as what made it.
+
+    `captions`: labels of latents by autoencoder, where some have one.
+    """
     evaluations = {name: one.to_json() for name, one in comparison.evaluations.items()}
     reference = next(iter(evaluations))
     origin = evaluations[reference]["provenance"]
@@ -75,7 +87,7 @@ def write_comparison(
             differences=_differences(comparison, reference),
             reference=reference,
             pictures=tradeoff.pictures(comparison, evaluations) if plot.available() else None,
-            shared=[_shared(one, saes, lm) for one in comparison.matches if one.a == reference],
+            shared=[_shared(one, saes, lm, captions) for one in comparison.matches if one.a == reference],
             matches=[one.to_json() for one in comparison.matches],
         )
     )
@@ -94,18 +106,22 @@ def _differences(comparison: Comparison, reference: str) -> dict[str, dict[str, 
     }
 
 
-def _shared(match: Match, saes: Mapping[str, SAE], lm: LanguageModel) -> Shared:
+def _shared(
+    match: Match, saes: Mapping[str, SAE], lm: LanguageModel, captions: Mapping[str, Mapping[int, str]]
+) -> Shared:
     """Random ones of the mutual pairs above 0.7, and the latents of `a` farthest from any of `b`."""
     good = np.flatnonzero(match.mutual.cosine.numpy() > 0.7)
     drawn = np.sort(np.random.default_rng(0).choice(good, min(EXAMPLES, len(good)), replace=False))
     near = match.nearest.a_to_b
     far = near.cosine.argsort(stable=True)[:EXAMPLES]
     first, second = saes[match.a], saes[match.b]
-    return Shared(
-        match,
-        _examples(match.mutual.at(torch.from_numpy(drawn)), first, second, lm),
-        _examples(near.at(far), first, second, lm),
-    )
+    known = [captions.get(name, {}) for name in (match.a, match.b)]
+    rows = [_examples(pairs, first, second, lm) for pairs in (match.mutual.at(torch.from_numpy(drawn)), near.at(far))]
+    return Shared(match, *([_captioned(one, *known) for one in part] for part in rows))
+
+
+def _captioned(one: Example, first: Mapping[int, str], second: Mapping[int, str]) -> Example:
+    return one._replace(label_a=first.get(one.a), label_b=second.get(one.b))
 
 
 def _examples(pairs: Pairs, first: SAE, second: SAE, lm: LanguageModel) -> list[Example]:

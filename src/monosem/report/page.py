@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from monosem.disk import whole_file
 from monosem.evaluation import promotes
+from monosem.interpret.caption import caption
 from monosem.lm import LanguageModel
 from monosem.lm.spelling import Spelling
 from monosem.report import budget, choice, cost, feature, plot
@@ -127,7 +128,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"marked": marked, "short": short}
+    found.filters |= {"marked": marked, "short": short, "caption": caption}
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from monosem.activations import Source
@@ -16,10 +16,23 @@ from monosem.shapes import Site
 NOTHING: dict[str, Tensor] = {}
 
 
+class Text(NamedTuple):
+    """Where held-out tokens stand: windows of vocabulary ids, and which of their tokens, in order, those are.
+
+    `info` is what an autoencoder says of how it is read: the rule by which tokens were left out, and the text.
+    """
+
+    windows: Int[Tensor, "W T"]
+    keep: Bool[Tensor, "W T"]
+    tokenizer: Any
+    info: dict[str, Any]
+
+
 class Data(NamedTuple):
     """A source to train on, and raw activations of other tokens: to report on, and to choose learning rates on.
 
-    `tokens` are vocabulary ids of `held_out`; `truth` is what is known of data that were made, such as `atoms` [A, D].
+    `tokens` are vocabulary ids of `held_out`, `text` is where they stand; `truth` is what is known
+    of data that were made, such as `atoms` [A, D].
     """
 
     source: Source
@@ -29,6 +42,7 @@ class Data(NamedTuple):
     identity: dict[str, Any]
     tokens: Int[Tensor, " N"] | None = None
     truth: dict[str, Tensor] = NOTHING
+    text: Text | None = None
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ class Ledger:
         return [Run(name, self.scale.tuning_seed, replace(arm, name=name), rate, True) for name, rate in names]
 
     def rate(self, family: str) -> float | None:
-        """The learning rate with the largest score; None until all were tried."""
+        """The learning rate with the largest score; None until all were tried. One alone needs no trial."""
+        if len(self.scale.rates) == 1:
+            return self.scale.rates[0]
         tried = {run.lr: self.found(run) for run in self.grid(family)}
         scores = {lr: self.study.families[family].score(one) for lr, one in tried.items() if one is not None}
         return max(scores, key=lambda lr: scores[lr]) if len(scores) == len(tried) else None
@@ -79,7 +81,10 @@ class Ledger:
         """The digest under which a run's row is found; None for an arm without a learning rate."""
         if isinstance(run.work, Arm) and run.lr is None:
             return None
-        return digest([self.study.name, self.study.revision, self.scale.held_out, run.tuning, self.settings(run)])
+        judge = self.scale.extra.get("judge")
+        beside = [] if judge is None else [judge]
+        study, settings = [self.study.name, self.study.revision], self.settings(run)
+        return digest([*study, self.scale.held_out, run.tuning, settings, *beside])
 
     def found(self, run: Run) -> Measured | None:
         """What a run measured, if it is done."""

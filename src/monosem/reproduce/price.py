@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -78,7 +79,7 @@ class Prices:
         x = noise(self._ledger.study.data[name].width(self._ledger.scale), config.batch)
         step, sae = self._stepped(config, x)
         repeats = multiplier(sae) if config.equal == "flops" else 1.0
-        seconds = self._evaluated(sae) * self._ledger.scale.held_out / PROBE_TOKENS
+        seconds = self._evaluated(sae) * self._ledger.scale.held_out / PROBE_TOKENS + self._beside
         return Price(step, seconds, repeats)
 
     def _stepped(self, config: TrainConfig, x: Float[Tensor, "B D"]) -> tuple[float, SAE]:
@@ -101,6 +102,10 @@ class Prices:
         for measure in self._ledger.study.measures:
             measure(sae, data, self._ledger.scale)
         return time.perf_counter() - start
+
+    @cached_property
+    def _beside(self) -> float:
+        return self._ledger.study.beside(self._ledger.scale)
 
 
 def noise(width: int, tokens: int) -> Float[Tensor, "B D"]:

@@ -7,11 +7,12 @@ import math
 import time
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from monosem.activations import Store, record, store_folder, store_identity
 from monosem.lm import LanguageModel
-from monosem.reproduce.data import Data, Dataset
+from monosem.reproduce.data import Data, Dataset, Text
 from monosem.reproduce.scale import Scale
 from monosem.shapes import InputError, Site
 from monosem.text import Windows
@@ -33,14 +34,15 @@ def recorded(scale: Scale, seed: int) -> Data:
     config = settings(scale)
     _model.cache_clear()
     prepared = prepare(config)
-    held_out, tokens = _held_out(config, prepared, 2 * scale.held_out)
-    identity = {"model": prepared.lm.identity(), "text": prepared.windows.identity, "site": str(prepared.site)}
     half = scale.held_out
-    return Data(prepared.source, prepared.site, held_out[:half], held_out[half:], identity, tokens[:half])
+    held_out, text = _held_out(config, prepared, 2 * half, half)
+    identity = {"model": prepared.lm.identity(), "text": prepared.windows.identity, "site": str(prepared.site)}
+    tokens = text.windows[text.keep].long()
+    return Data(prepared.source, prepared.site, held_out[:half], held_out[half:], identity, tokens, text=text)
 
 
-def _held_out(config: TrainConfig, prepared: Prepared, count: int) -> tuple[Tensor, Tensor]:
-    """Exactly `count` kept activations of held-out documents and their vocabulary ids."""
+def _held_out(config: TrainConfig, prepared: Prepared, count: int, first: int) -> tuple[Tensor, Text]:
+    """Exactly `count` kept activations of held-out documents, and where the `first` of them stand."""
     lm, site = prepared.lm, prepared.site
     text = _held_out_windows(config, lm, count)
     store = record(lm, text, [site], n_windows=len(text.tokens))
@@ -50,8 +52,10 @@ def _held_out(config: TrainConfig, prepared: Prepared, count: int) -> tuple[Tens
             f"{config.text} has {len(rows.windows):,} held-out tokens after exclusion, {count:,} are needed: "
             "give more text"
         )
-    tokens = text.tokens[rows.windows, rows.positions].long()
-    return rows.acts[site][:count].float().to(lm.device), tokens[:count]
+    keep = torch.zeros(int(rows.windows[first - 1]) + 1, config.window, dtype=torch.bool)
+    keep[rows.windows[:first], rows.positions[:first]] = True
+    info = {"text": text.identity, "exclusion": prepared.exclusion.describe()}
+    return rows.acts[site][:count].float().to(lm.device), Text(text.tokens[: len(keep)], keep, lm.tokenizer, info)
 
 
 def _held_out_windows(config: TrainConfig, lm: LanguageModel, count: int) -> Windows:

@@ -17,7 +17,7 @@ from monosem.reproduce.request import Request
 from monosem.reproduce.result import Result, judged, report
 from monosem.reproduce.row import Rows
 from monosem.reproduce.scale import Scale
-from monosem.reproduce.study import Study, chosen_claims, chosen_scale, open_study
+from monosem.reproduce.study import Study, chosen_claims, chosen_scale, open_study, with_judge
 from monosem.reproduce.work import Work
 from monosem.shapes import InputError
 
@@ -30,6 +30,8 @@ def reproduce(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     """
     study = open_study(request.name)
     scale = chosen_scale(study, request.scale).changed(request.settings, request.seeds)
+    if request.judge is not None:
+        scale = with_judge(study, scale, request.judge)
     minutes = scale.minutes if request.minutes is None else request.minutes
     if not minutes > 0:
         raise InputError(f"a budget of {minutes:g} minutes leaves no time: give a number above 0")
@@ -56,6 +58,8 @@ def _work(
         say("planning: a few real steps of every kind of arm are timed")
     planned = plan.make(ledger, prices, claims, budget)
     say(plan.text(planned, budget))
+    if cost := ledger.study.cost(ledger.scale, len(planned.runs)):
+        say(cost)
     work = Work(ledger, planned.claims, request.command, device)
     work.adopt()
     for group in plan.passes(ledger, prices, planned.tuning):

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Request:
-    """`settings` and `seeds` take the place of the scale's; `minutes` is the budget, the scale's if not said."""
+    """`settings` and `seeds` take the place of the scale's; `minutes` is the budget, the scale's if not said.
+
+    `judge` reads for the claims that need one.
+    """
 
     name: str
     scale: str = "small"
@@ -18,6 +21,7 @@ class Request:
     settings: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
     out: Path = Path("docs/reproduction")
+    judge: str | None = None
 
     @property
     def command(self) -> str:
@@ -25,4 +29,5 @@ class Request:
         words = ["monosem", "reproduce", self.name, "--scale", self.scale]
         for key, value in self.settings.items():
             words += ["--" + key.replace("_", "-"), str(value)]
+        words += ["--judge", self.judge] if self.judge else []
         return " ".join(words + (["--seeds", ",".join(map(str, self.seeds))] if self.seeds else []))

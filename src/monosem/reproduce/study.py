@@ -34,6 +34,12 @@ class Study:
     data: dict[str, Dataset]
     measures: tuple[Measure, ...]
     about: Callable[[Scale], str] = silent
+    reads: bool = False
+    """Whether some claims need a judge that reads."""
+    cost: Callable[[Scale, int], str] = lambda scale, runs: ""
+    """What somebody who is asked will be asked, for so many arms, where a scale names a judge."""
+    beside: Callable[[Scale], float] = lambda scale: 0.0
+    """Seconds that measuring an arm takes beside what noise shows."""
     revision: int = 1
 
     def arms(self, scale: Scale, claim: Claim) -> list[Arm]:
@@ -54,6 +60,13 @@ def open_study(name: str) -> Study:
 def chosen_scale(study: Study, name: str) -> Scale:
     """Raises `InputError` for a scale the study does not have."""
     return study.scales[_known(name, study.scales, "scale")]
+
+
+def with_judge(study: Study, scale: Scale, judge: str) -> Scale:
+    """The scale with somebody to ask. Raises `InputError` for a study that asks nobody."""
+    if not study.reads:
+        raise InputError(f"--judge {judge}: {study.name} asks nobody; monosem reproduce interpretability does")
+    return replace(scale, extra={**scale.extra, "judge": judge})
 
 
 def chosen_claims(study: Study, asked: str | None) -> list[Claim]:

@@ -34,6 +34,7 @@ _KEYS = {
     "sha256",
 }
 _FILES = {"config.json", "weights.safetensors", "evaluation.json", "features.safetensors", "labels.sqlite"}
+_FILES |= {"probing.json"}
 _GROUP_KEYS = {"encoder", "rule", "n_latents"}
 
 

@@ -30,6 +30,7 @@ from monosem.training.budget import parse_budgets, parse_weights, parse_widths
 from monosem.training.config import TrainConfig
 from monosem.training.control import BESIDE, CONTROLS, Control, check_rank
 from monosem.training.core import check_name, needed
+from monosem.training.draw import generator
 from monosem.training.role import ROLES, Role, plain_core
 
 
@@ -195,7 +196,7 @@ def make(
     sae = blank(name, config, first.shape[1], None if target is None else target.shape[1])
     role, sized = role_of(name, config), effective(name, config)
     if role is None:
-        sae.initialise(first, torch.Generator().manual_seed(config.seed), target)
+        sae.initialise(first, generator(config), target)
     else:
         role.start(sae, sized, first, target)
     objective = make_objective(name, config)

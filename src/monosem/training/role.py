@@ -17,6 +17,7 @@ from monosem.sae.dense import unit_rows
 from monosem.shapes import InputError
 from monosem.training.config import TrainConfig
 from monosem.training.core import active_latents, needed
+from monosem.training.draw import generator
 
 NOISE = 0.02
 """Relative size of what tells a copied latent's decoder row from the row it was copied from."""
@@ -68,7 +69,7 @@ class Residual(Role):
     @torch.no_grad()
     def start(self, sae: SAE, config: TrainConfig, x: Tensor, target: Tensor | None) -> None:
         assert target is not None
-        sae.initialise(x, _generator(config), target)
+        sae.initialise(x, generator(config), target)
         sae.set_out_scale(target - target.mean(0))
         mean = x.mean(0) * sae.scale
         spread = (x * sae.scale - mean).square().mean().sqrt()
@@ -90,7 +91,7 @@ class Scratch(Whole):
     """All latents new, the core not used: what the domain's own text alone gives."""
 
     def start(self, sae: SAE, config: TrainConfig, x: Tensor, target: Tensor | None) -> None:
-        sae.initialise(x, _generator(config), target)
+        sae.initialise(x, generator(config), target)
 
 
 class Extended(Whole):
@@ -118,9 +119,9 @@ class Extended(Whole):
         x, target = x.to(core.W_dec.device), None if target is None else target.to(core.W_dec.device)
         new = sae.n_latents - core.n_latents
         if self.active:
-            weight, bias, rows = _copies(core, new, x, _generator(config))
+            weight, bias, rows = _copies(core, new, x, generator(config))
         else:
-            weight, bias, rows = _random(core, new, x, x if target is None else target, _generator(config))
+            weight, bias, rows = _random(core, new, x, x if target is None else target, generator(config))
         sae.adopt_spaces(core)
         encoder.weight.copy_(torch.cat([_dense(core).weight, weight]))
         encoder.bias.copy_(torch.cat([_dense(core).bias, bias]))
@@ -181,10 +182,6 @@ def _thresholds(core: SAE) -> Float[Tensor, " C"] | None:
     return torch.zeros_like(core.W_dec[:, 0]) if isinstance(core.rule, ReLU) else None
 
 
-def _generator(config: TrainConfig) -> torch.Generator:
-    return torch.Generator().manual_seed(config.seed)
-
-
 def _dense(sae: SAE) -> DenseEncoder:
     if not isinstance(sae.encoder, DenseEncoder):
         raise InputError("only a core with a row for each latent can be extended: leave the extended ones out")
@@ -192,19 +189,19 @@ def _dense(sae: SAE) -> DenseEncoder:
 
 
 def _random(
-    core: SAE, new: int, x: Float[Tensor, "B D"], target: Float[Tensor, "B E"], generator: torch.Generator
+    core: SAE, new: int, x: Float[Tensor, "B D"], target: Float[Tensor, "B E"], drawn: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Encoder rows, biases and unit decoder rows as a residual's, in the core's space."""
     left = (target - core(x)) * core.out_scale
     mean = x.mean(0) * core.scale
-    rows = unit_rows(new, core.d_out, generator).to(x)
-    base = rows if core.d_in == core.d_out else unit_rows(new, core.d_in, generator).to(x)
+    rows = unit_rows(new, core.d_out, drawn).to(x)
+    base = rows if core.d_in == core.d_out else unit_rows(new, core.d_in, drawn).to(x)
     weight = base * (left.square().mean() / (x * core.scale - mean).square().mean()).sqrt()
     centre = mean if core.centre is None else mean - core.centre
     return weight, -(weight @ centre), rows
 
 
-def _copies(core: SAE, new: int, x: Float[Tensor, "B D"], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _copies(core: SAE, new: int, x: Float[Tensor, "B D"], drawn: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Encoder rows, biases and decoder rows, with a little noise, of the latents that fire on most tokens of x.
 
     Raises `InputError` for more copies than there are latents.
@@ -214,7 +211,7 @@ def _copies(core: SAE, new: int, x: Float[Tensor, "B D"], generator: torch.Gener
     fired = (core.encode(x) != 0).sum(0)
     chosen = fired.sort(descending=True, stable=True).indices[:new]
     rows = core.W_dec[chosen]
-    noise = torch.randn(rows.shape, generator=generator).to(rows)
+    noise = torch.randn(rows.shape, generator=drawn).to(rows)
     rows = rows + NOISE * noise * rows.norm(dim=1, keepdim=True) / rows.shape[1] ** 0.5
     encoder = _dense(core)
     return encoder.weight[chosen], encoder.bias[chosen], rows

@@ -27,6 +27,7 @@ from monosem.training.config import TrainConfig
 from monosem.training.core import Core, check_place, core_of, group_name, stream_beside
 from monosem.training.core import domain_name as domain_name
 from monosem.training.divergence import Divergence
+from monosem.training.draw import draws
 from monosem.training.grid import Grid, route_of
 from monosem.training.guard import Guard
 from monosem.training.job import Job
@@ -308,6 +309,7 @@ def provenance(config: TrainConfig, prepared: Prepared, job: Job) -> dict[str, A
         "exclusion": prepared.exclusion.describe(),
         "rounding": {name: row for name, row in prepared.rounding.items() if name in here},
         "seed": config.seed,
+        "start": draws(config),
         "training": {
             "config": config.describe() | {"unit_decoder": job.config.unit_decoder},
             "tokens": tokens,

@@ -15,7 +15,8 @@ from torch import Tensor
 from monosem.evaluation import FeatureStatistics
 from monosem.interpret.entropy import random_entropy, unit_entropy
 from monosem.interpret.example import Drawn
-from monosem.interpret.score import Control, FeatureScore, Score
+from monosem.interpret.planning import Control
+from monosem.interpret.scoring import FeatureScore, Score
 
 JUDGE = "lexical"
 ENTROPY, BELOW, RATIO = "token_entropy", "bits_below_chance", "multitoken_ratio"

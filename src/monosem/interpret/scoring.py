@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from monosem.interpret.example import Drawn, Examples, shuffled
+from monosem.interpret.example import Drawn
 from monosem.interpret.form import NO, YES
 from monosem.interpret.interval import Mean, auc, bootstrap
-from monosem.interpret.judge import Asked, Constant, Judge, Question, ask
-from monosem.interpret.trial import INTRUDED, Trial, detection, fuzzing, intruder
-from monosem.lm.spelling import Spelling
-from monosem.shapes import InputError
-
-Control = Literal["shuffled", "constant"]
-
-
-class Method(NamedTuple):
-    """A way of asking: its questions, the value of guessing, whether it needs labels, and a constant answer."""
-
-    trials: Callable[[Examples, str, Spelling, int], list[Trial]]
-    chance: float
-    labelled: bool
-    constant: str
-
-
-METHODS = {
-    "detection": Method(detection, 0.5, True, YES),
-    "fuzzing": Method(fuzzing, 0.5, True, YES),
-    "intruder": Method(intruder, 1 / INTRUDED, False, "1"),
-}
+from monosem.interpret.judge import Asked, Constant, Judge, ask
+from monosem.interpret.planning import METHODS, Control, Plan
+from monosem.interpret.shuffle import MIXED
 
 
 class FeatureScore(NamedTuple):
@@ -55,7 +36,8 @@ class Score:
     """A method on the features drawn from one autoencoder, by one judge; scores of two judges are never merged.
 
     `control`: None for the features as they are; `shuffled`, each with the contexts of the others; `constant`, one
-    answer whatever the question. `malformed` counts questions that were asked again, `missing` parts without answer.
+    answer whatever the question. `malformed` counts questions that were asked again, `missing` parts without answer,
+    `unasked` features that were drawn and have no label, or too few contexts for a question.
     """
 
     sae: str
@@ -65,12 +47,23 @@ class Score:
     chance: float
     features: list[FeatureScore]
     malformed: int = 0
+    unasked: int = 0
     drawn: Drawn | None = field(default=None, repr=False)
 
     @property
     def mean(self) -> Mean:
         """Over features with a value, with a bootstrap interval over them."""
-        return bootstrap([one.value for one in self.features if not math.isnan(one.value)])
+        return bootstrap(self._values)
+
+    @property
+    def valued(self) -> int:
+        """Features with a value."""
+        return len(self._values)
+
+    @property
+    def asked(self) -> int:
+        """Features that the score is about: those asked about, and those that could not be."""
+        return len(self.features) + self.unasked
 
     @property
     def auc(self) -> Mean:
@@ -82,7 +75,7 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able, NaN where nothing was answered."""
-        names = ("sae", "method", "judge", "control", "chance", "malformed", "missing")
+        names = ("sae", "method", "judge", "control", "chance", "valued", "asked", "unasked", "malformed", "missing")
         return {
             **{name: getattr(self, name) for name in names},
             "mean": self.mean._asdict(),
@@ -91,50 +84,9 @@ class Score:
             "drawn": None if self.drawn is None else self.drawn.to_json(),
         }
 
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that one score asks, before anything is asked."""
-
-    sae: str
-    method: str
-    control: Control | None
-    trials: list[Trial]
-    drawn: Drawn
-
     @property
-    def questions(self) -> list[Question]:
-        return [one.question for one in self.trials]
-
-
-def plan(
-    method: str,
-    drawn: Drawn,
-    spelling: Spelling,
-    *,
-    labels: Mapping[int, str] | None = None,
-    control: Control | None = None,
-    per_question: int = 8,
-    sae: str = "sae",
-) -> Plan:
-    """The questions of one method; features without a label are left out where it needs one.
-
-    Raises `InputError` for an unknown method, or when no feature is left.
-    """
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown: use {', '.join(METHODS)}")
-    chosen, known = METHODS[method], labels or {}
-    features = [one for one in drawn.features if not chosen.labelled or one.latent in known]
-    if not features:
-        raise InputError(f"{method} needs labels and none of {len(drawn.features)} features of {sae} has one")
-    if control == "shuffled":
-        features = shuffled(features)
-    trials = [
-        trial
-        for one in features
-        for trial in chosen.trials(one, known.get(one.latent, ""), spelling, min(per_question, 8))
-    ]
-    return Plan(sae, method, control, trials, drawn)
+    def _values(self) -> list[float]:
+        return [one.value for one in self.features if not math.isnan(one.value)]
 
 
 def score(judge: Judge, planned: Plan) -> Score:
@@ -147,9 +99,20 @@ def score(judge: Judge, planned: Plan) -> Score:
     features = [
         _feature(latent, parts, planned.method != "intruder") for latent, parts in _parts(planned, asked).items()
     ]
-    return Score(
-        planned.sae, planned.method, name, planned.control, chosen.chance, features, asked.malformed, planned.drawn
-    )
+    counts = {"malformed": asked.malformed, "unasked": planned.unasked}
+    about = planned.sae, planned.method, name, planned.control, chosen.chance
+    return Score(*about, features, **counts, drawn=planned.drawn)
+
+
+def unmixed(found: Sequence[Score]) -> list[Score]:
+    """Scores whose contexts could not be shuffled, for want of features: their table lacks that control."""
+    mixed = {(one.sae, one.method) for one in found if one.control == "shuffled"}
+    controlled = {(one.sae, one.method) for one in found if one.control is not None}
+    return [
+        one
+        for one in found
+        if one.control is None and (one.sae, one.method) in controlled - mixed and len(one.features) < MIXED
+    ]
 
 
 class _Part(NamedTuple):

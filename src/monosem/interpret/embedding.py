@@ -16,10 +16,12 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from monosem.evaluation import Context
-from monosem.interpret.example import MIXED, Drawn, Examples, shuffled
+from monosem.interpret.example import Drawn, Examples
 from monosem.interpret.interval import auc
 from monosem.interpret.passage import plain
-from monosem.interpret.score import Control, FeatureScore, Score
+from monosem.interpret.planning import Control
+from monosem.interpret.scoring import FeatureScore, Score
+from monosem.interpret.shuffle import MIXED, shuffled
 from monosem.lm.spelling import Spelling
 
 METHOD = "coherence"
