@@ -142,6 +142,7 @@ def test_bad_input_is_one_line(folder, capsys, more, said):
 
 
 def test_autoencoders_that_do_not_say_their_text_are_refused(tmp_path, capsys):
-    save(made.suite(tiny.llama())[made.SITES[0]], tmp_path / "one")
-    assert main(["deactivate", str(tmp_path / "one")]) == 2
+    suite = made.suite(tiny.llama())
+    folders = [save(sae, tmp_path / str(site)) for site, sae in suite.items()]
+    assert main(["deactivate", *map(str, folders)]) == 2
     assert "do not say how they were trained" in capsys.readouterr().err

@@ -23,12 +23,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monosem.cli import flag, subject
-from monosem.cli.output import say, show, table
+from monosem.cli import suite as suites
+from monosem.cli.output import show, table
 from monosem.shapes import InputError
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ USUAL = "top1,top5,permutation-dec,random,exhaustive"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", type=Path, nargs="+", metavar="SUITE", help="runs, or autoencoders of many sites")
-    parser.add_argument("--sae", metavar="NAME", help="which autoencoders, where a run has several a site: topk-k16")
+    suites.arguments(parser)
     parser.add_argument("--layers", help="layers of the features that are followed back (default: up to three, apart)")
     listed = "; ".join(f"{name}: {meaning}" for name, meaning in MATCHERS.items())
     parser.add_argument(
@@ -75,10 +75,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--identify", action="store_true", help="groups of all tokens, and whether scores foretell them"
     )
-    parser.add_argument("--text", help="other text, read as plain text (its held-out part)")
-    parser.add_argument("--model", help="another copy of the model: hub name or local folder (default: as in training)")
-    parser.add_argument("--dtype", help="precision of the model (default: as in training)")
-    parser.add_argument("--device", help="device of the model (default: as in training)")
     parser.add_argument("--seed", type=int, default=0, help="draws tokens, features and controls (default: 0)")
     parser.add_argument(
         "--out", type=Path, action="append", default=[], metavar="FILE", help="figures as .json, every trial as .csv"
@@ -162,23 +158,12 @@ def _check(parsed: argparse.Namespace) -> None:
 
 
 def _bench(parsed: argparse.Namespace) -> Bench:
-    from monosem.flow import Suite, involved
-    from monosem.training.config import PLAIN, TrainConfig
-    from monosem.training.model import load_model
+    from monosem.flow import involved
     from monosem.training.run import first_windows, run_windows
 
-    suite = Suite.load(parsed.suite, parsed.sae)
-    training = suite.info(next(iter(suite))).get("training")
-    if training is None:
-        raise InputError("the autoencoders do not say how they were trained: use monosem.flow.deactivate from Python")
+    suite = suites.load(parsed)
     layers = _layers(parsed, suite)
-    asked = {name: getattr(parsed, name) for name in ("model", "text", "dtype", "device") if getattr(parsed, name)}
-    config = replace(TrainConfig.from_dict(training["config"]), **(PLAIN if parsed.text else {}) | asked)
-    config = replace(config, device_map=None) if parsed.device else config
-    lm = load_model(config)
-    known = suite.model.get("fingerprint")
-    if known and lm.fingerprint() != known:
-        say(f"note: the suite was trained on other weights than {lm.name}'s; figures describe the pair")
+    lm, config = suites.model(parsed, suite)
     for site in {site for layer in layers for site in involved(suite, layer)}:
         suite[site].to(lm.device)
     windows = first_windows(run_windows(config, lm, "held_out"), parsed.texts)
