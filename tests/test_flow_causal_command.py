@@ -13,6 +13,8 @@ from monosem.cli import main
 from monosem.sae import save
 from monosem.training.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

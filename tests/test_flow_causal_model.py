@@ -28,6 +28,8 @@ from monosem.flow.rerun import Rerun, clean_pass
 from monosem.shapes import Site
 from refusal import refused
 
+pytestmark = pytest.mark.slow
+
 R0, R1, R2 = (Site("resid_post", layer) for layer in range(3))
 M1, A1 = Site("mlp_out", 1), Site("attn_out", 1)
 TEXT = made.windows()

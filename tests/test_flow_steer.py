@@ -22,6 +22,8 @@ from monosem.sae import SAE, DenseEncoder, JumpReLU
 from monosem.shapes import InputError, Site
 from refusal import refused
 
+pytestmark = pytest.mark.slow
+
 RESID = Site("resid_post", 1)
 NODES = [Node(RESID, 3), Node(RESID, 17), Node(Site("mlp_out", 1), 5), Node(Site("resid_post", 0), 9)]
 SHARP = Sampling(new_tokens=8, temperature=0.8, top_p=0.9)

@@ -22,6 +22,8 @@ from monosem.shapes import InputError
 from monosem.shapes.exclusion import Exclusion
 from run_folder import assert_refused, caller
 
+pytestmark = pytest.mark.slow
+
 SITE = "resid_post.0"
 
 

@@ -39,6 +39,8 @@ from monosem.report.steering import write_steering
 from monosem.shapes import InputError, Site
 from monosem.text import Corpus
 
+pytestmark = pytest.mark.slow
+
 RESID = Site("resid_post", 1)
 
 

@@ -17,6 +17,8 @@ from monosem.shapes.exclusion import Exclusion
 from monosem.training.config import TrainConfig
 from monosem.training.run import first_windows, run_windows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
