@@ -15,6 +15,8 @@ from monosem.shapes import InputError, Site
 from monosem.shapes.codes import Codes
 from monosem.text import Windows
 
+pytestmark = pytest.mark.slow
+
 N, F = 400, 30
 
 

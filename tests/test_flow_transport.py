@@ -31,6 +31,8 @@ from monosem.lm import LanguageModel
 from monosem.sae import SAE, BatchTopK, DenseEncoder, KronEncoder, boosted
 from monosem.shapes import InputError
 
+pytestmark = pytest.mark.slow
+
 D, F = 24, 16
 
 

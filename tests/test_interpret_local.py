@@ -16,6 +16,8 @@ from monosem.interpret.interval import auc
 from monosem.lm import LanguageModel
 from refusal import refused
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=[tiny.llama, tiny.gpt2], ids=["llama", "gpt2"])
 def local(request) -> LocalJudge:

@@ -15,6 +15,8 @@ from monosem.interpret import Cached
 from monosem.interpret.judge import ask
 from refusal import refused
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(monkeypatch):
